@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from mxrtc_bridge.config import load_config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.demo.processes import ManagedProcess
 from mxrtc_bridge.demo.synapse import find_synapse_python
 

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 from mxrtc_bridge.cli.bridge import command_line
 from mxrtc_bridge.client.exit_codes import Exit
-from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.loader import parse_config
+from mxrtc_bridge.config.problems import InvalidConfigError
 from mxrtc_bridge.config.schema import Root
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.demo import __main__ as demo

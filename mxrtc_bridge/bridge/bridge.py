@@ -23,7 +23,8 @@ from mxrtc_bridge.bridge.failures import keep_running, outlive, until_possible
 from mxrtc_bridge.bridge.reload import STEP_S, Reload, ReloadStep, restart_only
 from mxrtc_bridge.bridge.revocation import HANDLED, Revocation
 from mxrtc_bridge.bridge.service_manager import ServiceManager
-from mxrtc_bridge.config import Config, UnixListen
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.values import UnixListen
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
 from mxrtc_bridge.core.ids import RoomId

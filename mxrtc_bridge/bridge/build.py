@@ -32,7 +32,7 @@ from mxrtc_bridge.bridge.devices.room_messages import RoomMessages
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.bridge.devices.verification_intake import VerificationIntake
 from mxrtc_bridge.bridge.file_services import FileServices
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import PartyId, UserId

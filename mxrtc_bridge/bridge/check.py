@@ -10,9 +10,10 @@ from pathlib import Path
 from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.bridge.devices.identity_key import why_impossible
-from mxrtc_bridge.config import Config, Finding, Level, TcpListen, UnixListen
-from mxrtc_bridge.config.config import EncryptionMode
+from mxrtc_bridge.config.config import Config, EncryptionMode
+from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.secrets import read_secret_file
+from mxrtc_bridge.config.values import TcpListen, UnixListen
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget
 from mxrtc_bridge.core.errors import (
     ConfigError,

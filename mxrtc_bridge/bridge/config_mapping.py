@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile

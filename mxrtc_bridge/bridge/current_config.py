@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.policy import Subject
 from mxrtc_bridge.core.ids import UserId
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from mxrtc_bridge.bridge.admin.service import ReloadOutcome
 from mxrtc_bridge.bridge.failures import outlive
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.settled import PATIENCE_S, QUIET_S, load_settled
 from mxrtc_bridge.core.errors import ConfigError
 

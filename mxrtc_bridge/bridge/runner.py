@@ -19,7 +19,7 @@ from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.bridge.service_manager import ServiceManager
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.virtual_users import Consent

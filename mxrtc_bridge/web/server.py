@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mxrtc_bridge.config import Listen, UnixListen
+from mxrtc_bridge.config.values import Listen, UnixListen
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 

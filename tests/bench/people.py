@@ -18,8 +18,8 @@ from mxrtc_bridge.bridge.admin.service import AdminService, ReloadOutcome
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.config import Config, parse_config
-from mxrtc_bridge.config.config import AuditSettings
+from mxrtc_bridge.config.config import AuditSettings, Config
+from mxrtc_bridge.config.loader import parse_config
 from mxrtc_bridge.core.access.ban_lists import MAX_RULES, BanRules, ListRule, RuleKey, RuleKind
 from mxrtc_bridge.core.access.grants import GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Deny, Service, parse_subject

@@ -20,7 +20,8 @@ from typing import Any
 
 from mxrtc_bridge.bridge.access.configured_rooms import named_rooms
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, entry_after

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 from aiohttp import ClientSession, web
 
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.demo.processes import PortReservation
 from tests.honesty import Honesty
 from tests.hostile_json import to_body

@@ -13,7 +13,10 @@ import pytest
 from aiohttp import web
 
 from mxrtc_bridge.bridge.check import check, check_file
-from mxrtc_bridge.config import Config, Finding, Level, TcpListen, load_config
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.loader import load_config
+from mxrtc_bridge.config.problems import Finding, Level
+from mxrtc_bridge.config.values import TcpListen
 from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget
 from mxrtc_bridge.demo.processes import PortReservation
 

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.devices.identity_key import load_key
 from mxrtc_bridge.cli.bridge.audit import audit_command
-from mxrtc_bridge.config import load_config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.registration import render_registration
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.access.targets import TcpTarget

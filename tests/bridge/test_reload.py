@@ -12,7 +12,7 @@ import pytest
 
 from mxrtc_bridge.bridge import reload as reload_module
 from mxrtc_bridge.bridge.reload import Reload, ReloadStep
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.settled import load_settled
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from tests.config.samples import GOOD, changed, load, text_of

@@ -262,14 +262,14 @@ def test_last_bound_does_nothing_to_a_stop_that_ends_in_time() -> None:
 
 EARLY_RELOAD = """
 import os, signal, sys
-from mxrtc_bridge import config
-real = config.load_config
+from mxrtc_bridge.config import loader
+real = loader.load_config
 
 def load(path):
     os.kill(os.getpid(), signal.SIGHUP)
     return real(path)
 
-config.load_config = load
+loader.load_config = load
 sys.argv = ["mxrtc-bridge", "run", "--config", {config!r}]
 from mxrtc_bridge.cli.bridge.entry import main
 main()

@@ -6,7 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from mxrtc_bridge.config import Config, InvalidConfigError, parse_config
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.loader import parse_config
+from mxrtc_bridge.config.problems import InvalidConfigError
 from mxrtc_bridge.config.yaml_writer import scalar
 
 PATH = Path("/etc/mxrtc/config.yaml")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.example import DOMAIN, TOKEN, InitAnswers, example_config, new_config
+from mxrtc_bridge.config.problems import InvalidConfigError
 from mxrtc_bridge.config.yaml_reader import read_yaml
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from tests.config.reference_page import reference_page

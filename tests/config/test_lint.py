@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.config import Finding, Level
 from mxrtc_bridge.config.lint import inspect
+from mxrtc_bridge.config.problems import Finding, Level
 
 from .samples import GOOD, changed, load
 

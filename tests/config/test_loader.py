@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.config import InvalidConfigError, TcpListen, UnixListen, load_config, parse_config
-from mxrtc_bridge.config.problems import MAX_SHOWN_PROBLEMS
+from mxrtc_bridge.config.loader import load_config, parse_config
+from mxrtc_bridge.config.problems import MAX_SHOWN_PROBLEMS, InvalidConfigError
 from mxrtc_bridge.config.schema import Root
+from mxrtc_bridge.config.values import TcpListen, UnixListen
 from mxrtc_bridge.config.yaml_writer import scalar
 from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError

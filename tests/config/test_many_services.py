@@ -9,7 +9,8 @@ import pytest
 
 from mxrtc_bridge.bridge.access.configured_rooms import named_rooms
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.config import Config, access
+from mxrtc_bridge.config import access
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Allow, Policy, Subject
 from mxrtc_bridge.core.ids import RoomId, UserId

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.config import load_config
 from mxrtc_bridge.config.example import InitAnswers, new_config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.outline import read_outline
 from mxrtc_bridge.config.secrets import MAX_FILE_BYTES
 from mxrtc_bridge.core.errors import ConfigError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.config import load_config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.secrets import MAX_SECRET_BYTES, exposure, find_secret, read_file, read_secret_file
 from mxrtc_bridge.core.errors import ConfigError
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.config import TcpListen, UnixListen, values
+from mxrtc_bridge.config import values
+from mxrtc_bridge.config.values import TcpListen, UnixListen
 from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, TcpTarget, UnixTarget
 
 GOOD: list[tuple[Callable[[Any], Any], object, object]] = [

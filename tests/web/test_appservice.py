@@ -16,7 +16,7 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.config import TcpListen
+from mxrtc_bridge.config.values import TcpListen
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId

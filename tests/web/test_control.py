@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, UnixConnector
 
-from mxrtc_bridge.config import UnixListen
+from mxrtc_bridge.config.values import UnixListen
 from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.web.control import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from mxrtc_bridge.config import TcpListen, UnixListen
+from mxrtc_bridge.config.values import TcpListen, UnixListen
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.web.metrics import metrics_application

@@ -14,7 +14,8 @@ from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.service import PAGE_ROWS, AdminService, ListPage, SessionRow
 from mxrtc_bridge.bridge.check import check
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.config import Config, Finding, Level
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service, Subject
 from mxrtc_bridge.core.access.requests import AccessRequest, Decision

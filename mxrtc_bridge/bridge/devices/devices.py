@@ -17,8 +17,7 @@ from http import HTTPStatus
 from mxrtc_bridge.bridge.devices.identity_key import load_key, why_impossible
 from mxrtc_bridge.bridge.devices.retirement import in_words, retire
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
-from mxrtc_bridge.config import Config
-from mxrtc_bridge.config.config import EncryptionMode
+from mxrtc_bridge.config.config import Config, EncryptionMode
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError

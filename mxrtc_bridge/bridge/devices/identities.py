@@ -10,8 +10,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from mxrtc_bridge.bridge.devices.identity_key import load_key, why_impossible
-from mxrtc_bridge.config import Config
-from mxrtc_bridge.config.config import EncryptionMode
+from mxrtc_bridge.config.config import Config, EncryptionMode
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.outside import in_new_thread

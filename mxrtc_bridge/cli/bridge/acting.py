@@ -27,7 +27,8 @@ from pathlib import Path
 
 import click
 
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.outline import read_outline
 from mxrtc_bridge.config.private_files import MAX_LINKS
 from mxrtc_bridge.core.errors import ConfigError

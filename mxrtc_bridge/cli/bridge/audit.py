@@ -15,7 +15,7 @@ import click
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option
 from mxrtc_bridge.cli.loading import loading
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,

@@ -16,8 +16,9 @@ import uvloop
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option
 from mxrtc_bridge.cli.loading import loading
-from mxrtc_bridge.config import Config, Finding, Level
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.lint import inspect
+from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.core.text.display import display
 
 _MAX_PORTS_TRIED = 1000

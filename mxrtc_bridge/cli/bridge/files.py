@@ -11,7 +11,7 @@ import click
 
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.sinks.files.receive.drop_box import BoxEntry, read_box

@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner
-from mxrtc_bridge.config import Config, parse_config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.example import InitAnswers, new_config
+from mxrtc_bridge.config.loader import parse_config
 from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_target

@@ -34,8 +34,9 @@ from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import OutputError, leave_now, run_program, standard_streams
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.example import example_config
+from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_time

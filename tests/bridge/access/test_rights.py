@@ -18,7 +18,7 @@ from mxrtc_bridge.bridge.access.configured_rooms import named_rooms
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.audit.events import MAX_DENIED, ServiceAudit
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Deny, Service, Subject, parse_subject
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId

@@ -10,7 +10,7 @@ import pytest
 
 from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.admin.service import PAGE_ROWS, ListPage, SessionRow
-from mxrtc_bridge.config import Finding, Level
+from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service, UserSubject
 from mxrtc_bridge.core.access.requests import AccessRequest, Decision

@@ -17,7 +17,7 @@ from mxrtc_bridge.bridge.check import _check_encryption
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices import identity_key
 from mxrtc_bridge.bridge.devices.devices import Encryption
-from mxrtc_bridge.config import Level
+from mxrtc_bridge.config.problems import Level
 from mxrtc_bridge.core.crypto.records import Changes, UserRecord
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId

@@ -17,8 +17,10 @@ import pytest
 
 import mxrtc_bridge
 from mxrtc_bridge.cli.bridge.main import invoke
-from mxrtc_bridge.config import Config, Finding, Level, load_config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.example import example_config
+from mxrtc_bridge.config.loader import load_config
+from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.core.errors import HomeserverError, StateError
 from mxrtc_bridge.matrix.virtual_users import Consent
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from mxrtc_bridge.config import UnixListen
+from mxrtc_bridge.config.values import UnixListen
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
