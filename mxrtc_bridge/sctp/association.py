@@ -14,12 +14,13 @@ from math import inf
 
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
-from mxrtc_bridge.sctp.chunks import HEADER_SIZE
+from mxrtc_bridge.sctp.chunks import HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
+from mxrtc_bridge.sctp.reassembly import InStream
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 _MIN_AHEAD_S = 0.001
@@ -62,15 +63,32 @@ class Association(Inbound):
 
     def poll_event(self) -> Event | None:
         """Return the next event, or None."""
-        if not self._events:
+        while self._events:
+            event = self._events.popleft()
+            if type(event) is MessageReceived:
+                assert self._receiver is not None
+                self._receiver.unread_messages -= 1
+            elif type(event) is StreamReset:
+                self._resets_untold -= 1
+            elif isinstance(event, InStream):
+                message = self._take_from(event)
+                if message is None:
+                    continue
+                return message
+            return event
+        return None
+
+    def _take_from(self, stream: InStream) -> MessageReceived | None:
+        """Return the next message of a stream that stood among the events, and put it back there if it has more."""
+        assert self._receiver is not None
+        try:
+            message = self._receiver.reassembly.take(stream)
+        except MalformedError as error:
+            self._break_off(error)
             return None
-        event = self._events.popleft()
-        if type(event) is MessageReceived:
-            assert self._receiver is not None
-            self._receiver.unread_messages -= 1
-        elif type(event) is StreamReset:
-            self._resets_untold -= 1
-        return event
+        if stream.in_line:
+            self._events.appendleft(stream)
+        return message
 
     # Messages to the other side
 

@@ -20,6 +20,7 @@ from mxrtc_bridge.sctp.events import Ended, Established, Event, MessageReceived
 from mxrtc_bridge.sctp.handshake import Proposal
 from mxrtc_bridge.sctp.numbers import MASK32
 from mxrtc_bridge.sctp.packets import PacketWriter
+from mxrtc_bridge.sctp.reassembly import InStream
 from mxrtc_bridge.sctp.receiver import Receiver
 from mxrtc_bridge.sctp.sender import Sender
 from mxrtc_bridge.sctp.settings import SctpSettings
@@ -79,7 +80,7 @@ class Lifecycle:
         self._initial_tsn = initial_tsn
         self._cookie_key = cookie_key
         self._state = AssociationState.CLOSED
-        self._events: deque[Event] = deque()
+        self._events: deque[Event | InStream] = deque()
         self._packets: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
@@ -228,7 +229,7 @@ class Lifecycle:
         """For the rest of the association."""
         raise NotImplementedError
 
-    def _message_received(self, message: MessageReceived) -> None:
+    def _message_received(self, message: MessageReceived | InStream) -> None:
         raise NotImplementedError
 
     def _establish(self, now: float) -> None:
@@ -319,6 +320,9 @@ class Lifecycle:
         if self._writer is not None:
             self._packets.append(self._writer.write([chunks.abort(cause, reason)]))
         self._end(code, reason)
+
+    def _break_off(self, error: MalformedError) -> None:
+        self._abort("violation", f"the other side broke the protocol: {error}", chunks.PROTOCOL_VIOLATION)
 
     def _receive_abort(self, body: bytes) -> None:
         refused = self._state in (AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED)

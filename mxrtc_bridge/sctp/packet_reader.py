@@ -17,6 +17,7 @@ from mxrtc_bridge.sctp.lifecycle import DATA_STATES, OPEN_STATES, AssociationSta
 from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
 from mxrtc_bridge.sctp.path_mtu import PathMtu
+from mxrtc_bridge.sctp.reassembly import InStream
 from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
@@ -67,10 +68,11 @@ class Inbound(Lifecycle):
         self._path.begin(now)
         self._set_heartbeat(now)
 
-    def _message_received(self, message: MessageReceived) -> None:
+    def _message_received(self, message: MessageReceived | InStream) -> None:
         self._events.append(message)
-        assert self._receiver is not None
-        self._receiver.unread_messages += 1
+        if type(message) is MessageReceived:
+            assert self._receiver is not None
+            self._receiver.unread_messages += 1
 
     def _set_heartbeat(self, now: float) -> None:
         interval = self._settings.heartbeat_interval
@@ -103,7 +105,7 @@ class Inbound(Lifecycle):
         try:
             self._receive_chunks(now, packet, size)
         except MalformedError as error:
-            self._abort("violation", f"the other side broke the protocol: {error}", chunks.PROTOCOL_VIOLATION)
+            self._break_off(error)
             return
         receiver = self._receiver
         if receiver is not None:

@@ -20,7 +20,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import DATA_HEADER, I_DATA_HEADER, IMMEDIATE, MalformedError
 from mxrtc_bridge.sctp.events import MessageReceived
 from mxrtc_bridge.sctp.numbers import MASK32, Ranges, unwrap
-from mxrtc_bridge.sctp.reassembly import Reassembly
+from mxrtc_bridge.sctp.reassembly import InStream, Reassembly
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 _MAX_DUPLICATES = 32
@@ -37,7 +37,7 @@ class Receiver:
     Args:
         settings: limits.
         initial_tsn: of the other side.
-        emit: takes each whole message.
+        emit: takes each whole message, and each stream that is to be asked for its own.
         drop: counts a chunk that was refused, by reason.
 
     Attributes:
@@ -49,7 +49,7 @@ class Receiver:
         self,
         settings: SctpSettings,
         initial_tsn: int,
-        emit: Callable[[MessageReceived], None],
+        emit: Callable[[MessageReceived | InStream], None],
         drop: Callable[[str], None],
     ) -> None:
         self._settings = settings
@@ -169,6 +169,8 @@ class Receiver:
 
     def packet_done(self, now: float) -> None:
         """Say that all chunks of a packet were taken: decides when the SACK is due."""
+        if self.reassembly.leftover:
+            self.reassembly.sweep()
         if not self._fresh:
             return
         self._fresh = False
@@ -196,7 +198,8 @@ class Receiver:
     def window(self) -> int:
         """What may still come, as announced."""
         reassembly, size = self.reassembly, self._settings.receive_window
-        waiting = reassembly.unconsumed + 64 * self.unread_messages
+        unread = self.unread_messages + (reassembly.fragments if reassembly.lines else 0)
+        waiting = reassembly.unconsumed + 64 * unread
         free = min(size - waiting, 2 * (size - waiting) - reassembly.held)
         return free if free >= _CLOSED_BELOW else 0
 
@@ -261,7 +264,7 @@ class Receiver:
         self._at_once = self._fresh = True
         if tsn <= self.cumulative:
             return False
-        self.reassembly.skip_loose(self.cumulative + 1, tsn)
+        self.reassembly.skip_loose(tsn)
         self.cumulative = self._beyond.drop_to(tsn)
         self._expected = self.cumulative + 1 & MASK32
         return True

@@ -283,13 +283,102 @@ def test_chunks_that_come_again_and_again_end_the_association() -> None:
     assert "came again" in puppet.ended_because
 
 
-def test_what_one_chunk_completes_costs_no_more_than_its_pieces() -> None:
-    """Each message that waited for the first is looked at once when it comes, and once when it goes."""
+WAITING = 40_000
+"""Pieces that wait for one packet; each is counted once when it comes, and once when it goes."""
+
+
+def _fill(puppet: Puppet, make: Callable[[int], bytes]) -> Puppet:
+    for first in range(1, WAITING, 80):
+        puppet.send(*[make(number) for number in range(first, first + 80)])
+    assert not puppet.ended_because
+    return puppet
+
+
+def _messages_of_four_streams() -> tuple[Puppet, list[bytes]]:
     puppet = Puppet()
-    count = 2000
-    for first in range(1, count, 100):
-        puppet.send(*[puppet.data(number, sequence=number) for number in range(first, first + 100)])
-    assert lines(lambda: puppet.association.receive(puppet.now, puppet.packet(puppet.data(0)))) <= 45 * count
+    _fill(puppet, lambda number: puppet.data(number + 3, stream=number % 4, sequence=(number - 1) // 4 + 1))
+    return puppet, [puppet.data(stream, stream=stream) for stream in range(4)]
+
+
+def _one_message() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    last = 256 * 64 - 2
+    for first in range(1, last, 60):
+        numbers = range(first, min(first + 60, last + 1))
+        puppet.send(*[puppet.data(number, b"x" * 16, flags=ENDS if number == last else 0) for number in numbers])
+    return puppet, [puppet.data(0, b"x" * 16, flags=BEGINS)]
+
+
+def _messages_that_are_given_up() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    _fill(puppet, lambda number: puppet.data(number, stream=number % 2, sequence=number // 2 + 1, flags=BEGINS))
+    return puppet, [chunks.forward_tsn(THEIR_TSN + WAITING, [(stream, WAITING // 2 + 2) for stream in range(2)])]
+
+
+def _loose_ones_that_are_given_up() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    _fill(puppet, lambda number: puppet.data(number, stream=number % 2, flags=UNORDERED))
+    return puppet, [chunks.forward_tsn(THEIR_TSN + WAITING, [])]
+
+
+def _loose_message_that_is_given_up() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    _fill(puppet, lambda number: puppet.data(number, flags=UNORDERED))
+    return puppet, [chunks.forward_tsn(THEIR_TSN + WAITING // 2, [])]
+
+
+def _streams_with_much_that_waits() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet(interleaving=True)
+    puppet.send(puppet.i_data(0, b"x", message=0, last=53, flags=BEGINS | ENDS))
+
+    def piece(number: int) -> bytes:
+        flags = BEGINS | (UNORDERED if number % 2 else 0)
+        return puppet.i_data(number, b"x", message=number, last=53, flags=flags, stream=number % 4)
+
+    _fill(puppet, piece)
+    return puppet, [_reset_of_all(0)]
+
+
+ONCE: dict[str, tuple[Callable[[], tuple[Puppet, list[bytes]]], int]] = {
+    "the first of many messages, on four streams": (_messages_of_four_streams, 500),
+    "the beginning of a message in 16,000 fragments": (_one_message, 300),
+    "FORWARD-TSN over many messages": (_messages_that_are_given_up, 8_000),
+    "FORWARD-TSN over many loose fragments": (_loose_ones_that_are_given_up, 8_000),
+    "FORWARD-TSN over a loose message in many fragments": (_loose_message_that_is_given_up, 8_000),
+    "RE-CONFIG for streams on which much waits": (_streams_with_much_that_waits, 8_000),
+}
+"""What completes, or gives up, what very many packets have brought; and the lines that may run for it at once."""
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_many_packets_brought_is_dealt_with_in_pieces(name: str) -> None:
+    """Neither the packet nor one question for what has happened does it all, and nothing is left in the end."""
+    make, budget = ONCE[name]
+    puppet, parts = make()
+    receiver = puppet.association._receiver
+    assert receiver is not None
+    packet = puppet.packet(*parts)
+    spent = [lines(lambda: puppet.association.receive(puppet.now, packet))]
+    events: list[object] = []
+
+    def poll() -> None:
+        if (event := puppet.association.poll_event()) is not None:
+            events.append(event)
+            puppet.association.consumed(len(getattr(event, "data", b"")))
+
+    while True:
+        known = len(events)
+        spent.append(lines(poll))
+        if len(events) == known:
+            break
+    print(name, spent[0], max(spent[1:]))
+    assert not puppet.ended_because
+    assert spent[0] <= budget
+    # A message is handed out as a whole, with some lines for each of its fragments.
+    assert max(spent[1:]) <= (100_000 if name.startswith("the beginning") else 100)
+    for _ in range(WAITING // 50):
+        puppet.send(chunks.chunk(chunks.HEARTBEAT))
+    assert receiver.reassembly.fragments == receiver.reassembly.held == receiver.reassembly.unconsumed == 0
 
 
 def test_a_message_in_crumbs_ends_the_association() -> None:
