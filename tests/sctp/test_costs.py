@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import re
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -22,6 +19,7 @@ from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED
 from mxrtc_bridge.sctp.flight import MAX_TAKEN_BACK
 from mxrtc_bridge.sctp.lifecycle import AssociationState
 from mxrtc_bridge.sctp.receiver import MAX_REPEATED
+from tests import counted_lines
 from tests.sctp.hostile import THEIR_TSN, Puppet
 
 ROOM = 2048 - 12
@@ -32,23 +30,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sctp.md"
 
 def lines(work: Callable[[], object]) -> int:
     """Run ``work``; return how many lines of the association ran."""
-    count = 0
-
-    def line(_frame: FrameType, event: str, _arg: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return line
-
-    def call(frame: FrameType, _event: str, _arg: Any) -> Any:
-        return line if f"{'mxrtc_bridge'}/sctp/" in frame.f_code.co_filename else None
-
-    before = sys.gettrace()
-    sys.settrace(call)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
+    return counted_lines.lines(work, "sctp")
 
 
 def repeated(chunk: bytes) -> list[bytes]:

@@ -2,10 +2,14 @@
 
 What is too much is taken from whoever has most: of the server, and of its users, that with most entries, what was put
 in longest ago. Whoever uses an entry puts it in again.
+
+Who has most is found by :class:`_Ranking`, without a look at everybody: a table that strangers have filled must cost
+those who come after them no more than an empty one.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
@@ -14,6 +18,40 @@ from mxrtc_bridge.core.ids import UserId
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
+NameT = TypeVar("NameT")
+
+
+class _Ranking(Generic[NameT]):
+    """Names by their count: who has most is known at once, as counts change by one."""
+
+    def __init__(self) -> None:
+        self._counts: dict[NameT, int] = {}
+        self._names: dict[int, OrderedDict[NameT, None]] = {}
+        """By count; of those with the same, who has come to it longest ago is first. The first of a plain dictionary is
+        found by walking over all that was taken from its front."""
+        self._most = 0
+
+    def change(self, name: NameT, by: int) -> int:
+        """Count one more (1) or one less (-1) for a name; return its count, with 0 it is forgotten."""
+        before = self._counts.get(name, 0)
+        after = before + by
+        if before:
+            same = self._names[before]
+            del same[name]
+            if not same:
+                del self._names[before]
+        if after:
+            self._counts[name] = after
+            self._names.setdefault(after, OrderedDict())[name] = None
+        else:
+            del self._counts[name]
+        if after > self._most or (before == self._most and before not in self._names):
+            self._most = after
+        return after
+
+    def first(self) -> NameT:
+        """Who has most."""
+        return next(iter(self._names[self._most]))
 
 
 class FairTable(Generic[KeyT, ValueT]):
@@ -25,9 +63,10 @@ class FairTable(Generic[KeyT, ValueT]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._servers: dict[str, dict[UserId, dict[KeyT, ValueT]]] = {}
-        self._counts: dict[str, int] = {}
-        """Entries of each server."""
+        self._entries: dict[UserId, OrderedDict[KeyT, ValueT]] = {}
+        self._servers = _Ranking[str]()
+        self._users: dict[str, _Ranking[UserId]] = {}
+        """Of each server."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -35,36 +74,39 @@ class FairTable(Generic[KeyT, ValueT]):
 
     def of(self, user: UserId) -> Iterable[ValueT]:
         """What a user has, longest ago first."""
-        return self._servers.get(host_of(user), {}).get(user, {}).values()
+        return self._entries.get(user, {}).values()
 
     def get(self, user: UserId, key: KeyT) -> ValueT | None:
         """An entry of a user, or None."""
-        return self._servers.get(host_of(user), {}).get(user, {}).get(key)
+        return self._entries.get(user, {}).get(key)
 
     def put(self, user: UserId, key: KeyT, value: ValueT) -> None:
         """Put an entry in, as the newest of its user; one that is too much goes."""
-        self.pop(user, key)
-        server = host_of(user)
-        self._servers.setdefault(server, {}).setdefault(user, {})[key] = value
-        self._counts[server] = self._counts.get(server, 0) + 1
-        self._size += 1
+        entries = self._entries.setdefault(user, OrderedDict())
+        known = key in entries
+        entries[key] = value
+        if known:
+            entries.move_to_end(key)
+            return
+        self._count(user, 1)
         if self._size > self._limit:
-            users = self._servers[max(self._counts, key=self._counts.__getitem__)]
-            most = max(users, key=lambda each: len(users[each]))
-            self.pop(most, next(iter(users[most])))
+            most = self._users[self._servers.first()].first()
+            self.pop(most, next(iter(self._entries[most])))
 
     def pop(self, user: UserId, key: KeyT) -> ValueT | None:
         """Take an entry out, if it is there."""
-        server = host_of(user)
-        users = self._servers.get(server, {})
-        entries = users.get(user, {})
-        if key not in entries:
+        entries = self._entries.get(user)
+        if entries is None or key not in entries:
             return None
         value = entries.pop(key)
-        self._counts[server] -= 1
-        self._size -= 1
         if not entries:
-            del users[user]
-        if not users:
-            del self._servers[server], self._counts[server]
+            del self._entries[user]
+        self._count(user, -1)
         return value
+
+    def _count(self, user: UserId, by: int) -> None:
+        server = host_of(user)
+        self._users.setdefault(server, _Ranking()).change(user, by)
+        if not self._servers.change(server, by):
+            del self._users[server]
+        self._size += by

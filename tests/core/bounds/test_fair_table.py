@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.bounds.fair_table import FairTable
 from mxrtc_bridge.core.ids import UserId
+from tests.counted_lines import lines
 
 ALICE = UserId("@alice:example.org")
 
@@ -26,6 +27,24 @@ def test_what_a_user_has_used_longest_ago_makes_room() -> None:
     for key in ("a", "b", "c", "a", "d"):
         table.put(ALICE, key, 0)
     assert [table.get(ALICE, key) for key in "abcd"] == [0, None, 0, 0]
+
+
+@pytest.mark.parametrize("crowd", ["@m{0}:evil.test", "@m:evil{0}.test", "@m:evil.test"])
+def test_a_full_table_costs_no_more_than_an_empty_one(crowd: str) -> None:
+    """Lines that run, however many strangers are in it, and however many of them have made room before."""
+    limit = 5_000
+    table: FairTable[int, int] = FairTable(limit)
+
+    def put(number: int) -> None:
+        table.put(UserId(crowd.format(number)), number, 0)
+
+    empty = lines(lambda: put(0), "core/bounds/fair_table")
+    for number in range(1, limit + 2_000):
+        put(number)
+    assert len(table) == limit
+    assert lines(lambda: put(limit + 2_000), "core/bounds/fair_table") <= 3 * empty
+    table.put(ALICE, 1, 1)
+    assert table.get(ALICE, 1) == 1
 
 
 USERS = st.sampled_from([UserId(f"@{name}:{server}") for name in "ab" for server in ("one.test", "two.test")])
