@@ -74,11 +74,13 @@ class FairTable(Generic[KeyT, ValueT]):
 
     def of(self, user: UserId) -> Iterable[ValueT]:
         """What a user has, longest ago first."""
-        return self._entries.get(user, {}).values()
+        entries = self._entries.get(user)
+        return entries.values() if entries is not None else ()
 
     def get(self, user: UserId, key: KeyT) -> ValueT | None:
         """An entry of a user, or None."""
-        return self._entries.get(user, {}).get(key)
+        entries = self._entries.get(user)
+        return entries.get(key) if entries is not None else None
 
     def put(self, user: UserId, key: KeyT, value: ValueT) -> None:
         """Put an entry in, as the newest of its user; one that is too much goes."""
