@@ -253,17 +253,22 @@ class Bridge:
     async def _hang_up(self, leftovers: Sequence[CallRecord]) -> None:
         """Hang up what the last run left open, once it can be said; new calls are taken meanwhile."""
         await self.devices.encryption.settled()
-        unread, left = self.access.index.unread, list(leftovers)
+        unread = self.access.index.unread
+        left: dict[RoomId | None, list[CallRecord]] = {}
+        """By room; those by devices are first, as nothing must be read for them, then those of rooms that are read."""
+        for record in sorted(leftovers, key=lambda each: not isinstance(each.route, DevicePair)):
+            left.setdefault(None if isinstance(record.route, DevicePair) else record.route, []).append(record)
 
-        async def settle(room: RoomId) -> None:
-            await outlive("a room of leftover calls is not read yet", lambda: self.calls.peers.settled(room))
+        async def hang_up(room: RoomId | None) -> None:
+            if room is not None:
+                await outlive("a room of leftover calls is not read yet", lambda: self.calls.peers.settled(room))
+            # Nothing can be said in a room before it is read: its calls would be taken for hung up, and never be.
+            if room not in unread:
+                await self.calls.manager.hang_up_leftovers(left.pop(room))
 
         while left:
-            rooms = {record.route for record in left if not isinstance(record.route, DevicePair)}
-            await each(rooms, settle, ROOMS_AT_ONCE)
-            # Nothing can be said in a room before it is read: its calls would be taken for hung up, and never be.
-            await self.calls.manager.hang_up_leftovers([record for record in left if record.route not in unread])
-            if left := [record for record in left if record.route in unread]:
+            await each(sorted(left, key=lambda room: room in unread), hang_up, ROOMS_AT_ONCE)
+            if left:
                 await asyncio.sleep(self.basis.pace.leftovers_s)
 
     async def _wind_down(self) -> None:

@@ -156,6 +156,8 @@ class CallManager:
         self._sessions: dict[Key, _SessionEntry] = {}
         self._call_counts = LiveCalls(settings.limits, settings.own_server)
         self._invites = _rate_limit(settings)
+        self._away: set[str] = set()
+        """Servers whose users cannot be told now of leftover calls, be it they or our homeserver that do not answer."""
         self._busy_answers = RateLimit(BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER, settings.own_server)
         self._at_limit = RateLimitedLog(log, clock.monotonic, period_s=LIMIT_LOG_S)
         self._tasks: asyncio.TaskGroup | None = None
@@ -190,12 +192,10 @@ class CallManager:
 
     async def hang_up_leftovers(self, records: Sequence[CallRecord]) -> None:
         """Hang up calls that the last run left open, so that no client waits for a dead session."""
-        away: set[str] = set()
-        """Servers whose users cannot be told now, be it they or our homeserver that do not answer."""
 
         async def hang_up(record: CallRecord) -> None:
             server = server_of(record.remote)
-            if server in away:
+            if server in self._away:
                 return  # it would only wait as well; the next start does it
             hangup = Hangup(record.call_id, record.party_id, Version.V1, "unknown_error")
             try:
@@ -203,7 +203,7 @@ class CallManager:
             except (HomeserverError, LocalError) as error:
                 log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
                 if isinstance(error, HomeserverError) and error.retryable:
-                    away.add(server)
+                    self._away.add(server)
                     return
             except Exception as error:  # noqa: BLE001 - a defect with one call leaves no other open
                 self._seldom.exception(record.remote, "! a leftover call could not be hung up", error=error)

@@ -251,6 +251,21 @@ async def test_call_of_the_last_run_is_hung_up_in_a_room_that_is_read_for_it(hom
         assert [kind for kind, _ in homeserver.sent] == ["m.call.hangup"]
 
 
+async def test_calls_of_the_last_run_wait_for_no_room_but_their_own(homeserver: FakeHomeserver) -> None:
+    """Nobody says who is in some rooms; the calls in the others are hung up meanwhile."""
+    rooms = [f"!room{number}:example.org" for number in range(6)]
+    homeserver.members |= {room: [ALICE, PEER] for room in rooms}
+    homeserver.silent.update(rooms[:2])
+    async with open_stores(homeserver.config().database) as stores:
+        for number, room in enumerate(rooms):
+            record = CallRecord(RoomId(room), CallId(f"c{number}"), UserId(PEER), UserId(ALICE), PartyId("p"))
+            assert await stores.calls.claim(record, EventId(f"$invite{number}"), 0)
+    async with running(homeserver, rooms_read=False) as (bridge, _stores, _reload):
+        await until(lambda: len(homeserver.sent) == 4)
+        assert {content["call_id"] for _, content in homeserver.sent} == {"c2", "c3", "c4", "c5"}
+        assert set(bridge.access.index.unread) == set(rooms[:2])
+
+
 @pytest.mark.parametrize("stays_away", [True, False])
 async def test_call_of_the_last_run_in_a_room_that_cannot_be_read_yet_stays_open_until_it_is_hung_up(
     homeserver: FakeHomeserver, stays_away: bool
