@@ -28,6 +28,7 @@ from mxrtc_bridge.core.call.limits import (
     BUSY_ANSWERS_A_MINUTE_OF_SERVER,
     LIMIT_LOG_S,
     RateLimit,
+    owner_of,
 )
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import (
@@ -42,7 +43,7 @@ from mxrtc_bridge.core.call.to_device import (
     parse_call_to_device,
 )
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, RefusalCode, StorageError
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId, server_of
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.ports import Counters
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.retries import ask_until_done
@@ -190,12 +191,13 @@ class ToDeviceSignalling:
             line.append(message)
 
     def _begin_line(self, channel: DevicePair, message: _Message, take: TakeCall) -> None:
-        user, server = message.caller.user, server_of(message.caller.user)
+        user, owner = message.caller.user, owner_of(message.caller.user, self._own_server)
         waiting = [line[0].caller.user for line in self._lines.values()]
         full = (
             len(waiting) >= MAX_LINES
             or (
-                server != self._own_server and sum(server_of(each) == server for each in waiting) >= MAX_LINES_OF_SERVER
+                owner != self._own_server
+                and sum(owner_of(each, self._own_server) == owner for each in waiting) >= MAX_LINES_OF_SERVER
             )
             or waiting.count(user) >= MAX_LINES_OF_USER
         )

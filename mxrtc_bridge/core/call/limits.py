@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.ids import UserId, server_of
 
 KeyT = TypeVar("KeyT")
@@ -33,6 +34,12 @@ BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER = 6, 60
 """How often a user, and all users of one other homeserver, are told that a limit is reached; then they hear nothing."""
 LIMIT_LOG_S = 60.0
 """How often the log says so, with the number of those that it has not named."""
+
+
+def owner_of(user: UserId, own_server: str) -> str:
+    """Whose a user is: our homeserver's by its whole name, or another host's, which has all of its ports."""
+    server = server_of(user)
+    return server if server == own_server else f"host {host_of(user)}"
 
 
 def is_fresh(sent_at_ms: int, lifetime_ms: int, now_ms: int) -> bool:
@@ -70,7 +77,7 @@ class RateLimit:
             user: who calls.
             now: monotonic seconds.
         """
-        keys = (user, server_of(user))
+        keys = (user, owner_of(user, self._own_server))
         rates = (self._a_minute[0], self._a_minute[2 if keys[1] == self._own_server else 1])
         levels = [self._level(key, rate, now) for key, rate in zip(keys, rates, strict=True)]
         allowed = all(level >= 1 for level in levels)
@@ -126,7 +133,7 @@ class LiveCalls:
 
     def begin(self, user: UserId) -> bool:
         """Count a new call of ``user``; False, and nothing is counted, where a limit is reached."""
-        server = server_of(user)
+        server = owner_of(user, self._own_server)
         if (
             self._total >= self.limits.total
             or self._by_user.get(user, 0) >= self.limits.per_user
@@ -143,7 +150,7 @@ class LiveCalls:
         limits = self.limits
         if self._by_user.get(user, 0) >= limits.per_user:
             return f"calls_per_user {limits.per_user}"
-        server = server_of(user)
+        server = owner_of(user, self._own_server)
         if server != self._own_server and self._by_server.get(server, 0) >= limits.per_server:
             return f"calls_per_server {limits.per_server}"
         return f"calls_total {limits.total}"
@@ -152,7 +159,7 @@ class LiveCalls:
         """Take back one :meth:`begin` of ``user`` that returned True."""
         self._total -= 1
         _count_down(self._by_user, user)
-        _count_down(self._by_server, server_of(user))
+        _count_down(self._by_server, owner_of(user, self._own_server))
 
     def __len__(self) -> int:
         return self._total

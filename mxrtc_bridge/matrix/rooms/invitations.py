@@ -218,12 +218,10 @@ class Invitations:
             has_right: whether they may use what they invite.
         """
         now = self._monotonic()
-        # Without the port, as one host has all of them.
-        user = UserId(f"{inviter.partition(':')[0]}:{host_of(inviter)}")
         if has_right:
-            admitted = self._with_right.allow(user, now)
+            admitted = self._with_right.allow(inviter, now)
         else:
-            admitted = self._strangers.allow(user, now) and self._all_strangers.allow(_ALL, now)
+            admitted = self._strangers.allow(inviter, now) and self._all_strangers.allow(_ALL, now)
         if not admitted:
             self._seldom.warning(inviter, "! %s invites too often: not every invitation is answered", inviter)
         return admitted

@@ -299,7 +299,7 @@ async def test_what_waits_is_bounded_for_a_device_a_user_and_a_server(world: Wor
     await invites(MAX_LINES_OF_USER, user=ALICE)
     assert world.refusals() == ["rate"] * 6
     for number in range(MAX_LINES_OF_SERVER):
-        await invites(1, user=UserId(f"@u{number}:example.org"))
+        await invites(1, user=UserId(f"@u{number}:example.org" + (f":{8000 + number}" if number % 2 else "")))
     assert world.refusals() == ["rate"] * (6 + MAX_LINES_OF_USER)
     await invites(1, user=UserId("@carol:far.test"))
     assert world.signals.lines == MAX_LINES_OF_SERVER + 1

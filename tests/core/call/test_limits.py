@@ -109,3 +109,22 @@ def test_live_calls_of_our_own_server_are_limited_by_the_user_and_in_total_only(
     calls.end(UserId("@u0:b.example"))
     assert not calls.begin(UserId("@u5:a.example"))
     assert calls.begin(UserId("@more:a.example"))
+
+
+def test_a_host_has_one_share_on_all_of_its_ports() -> None:
+    """Whoever has a name can run a homeserver on each of its ports, and make up users on all of them."""
+    users = [UserId(f"@u:evil.test:{port}") for port in range(8000, 8010)]
+    calls = call_limits.LiveCalls(call_limits.CallLimits(per_user=1, per_server=2, total=30), "a.example")
+    assert [calls.begin(user) for user in users].count(True) == 2
+    assert calls.reached(users[5]) == "calls_per_server 2"
+    for user in users[:2]:
+        calls.end(user)
+    assert calls.remembered == 0
+    rate = call_limits.RateLimit(10, 4, "a.example")
+    assert [rate.allow(user, 0) for user in users].count(True) == 4
+
+
+def test_another_port_of_our_own_host_is_not_our_homeserver() -> None:
+    own, other = UserId("@u:a.example:8448"), UserId("@u:a.example:9000")
+    calls = call_limits.LiveCalls(call_limits.CallLimits(per_user=3, per_server=1, total=30), "a.example:8448")
+    assert [calls.begin(user) for user in (own, own, other, other)] == [True, True, True, False]
