@@ -3,11 +3,20 @@
 The lock is on a file beside the database, because SQLite locks the database itself by its own rules. The kernel gives
 it back when the process ends, however it ends; the empty file stays. For PostgreSQL there is
 :mod:`mxrtc_bridge.storage.advisory_lock`.
+
+A file can have several names (hard links), each with another file beside it. So one byte of the database is locked as
+well, far behind all that SQLite locks, by a lock of the open file (``F_OFD_SETLK``): one of the process would be lost
+with any descriptor of the file that SQLite closes. It never meets SQLite's, also where the system makes ``flock`` of
+such locks (NFS).
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +25,11 @@ from yarl import URL
 
 from mxrtc_bridge.config.private_files import take_lock
 from mxrtc_bridge.core.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+OUR_BYTE = 1 << 62
+"""Of the database; SQLite locks the 512 bytes from 1 GiB on, and no file is so long."""
 
 
 @contextmanager
@@ -34,12 +48,47 @@ def sole_use(url: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"the file {str(path)!a} cannot be used: {error.strerror}") from error
     try:
+        database = str(path).removesuffix(".lock")
         if not take_lock(descriptor):
-            database = str(path).removesuffix(".lock")
             raise StorageError(f"another bridge uses the database {database!a}; stop it before this one")
+        with _sole_use_of_file(database):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _sole_use_of_file(database: str) -> Iterator[None]:
+    """Hold the file itself, whatever it is called; made where there is none, as it may get another name any time.
+
+    To be left after SQLite has closed it, whose own locks go with any descriptor of the file that is closed.
+    """
+    try:
+        descriptor = os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    except OSError:
+        yield  # opening the database says what is wrong with it
+        return
+    try:
+        if not _take_byte(descriptor):
+            raise StorageError(
+                f"another bridge uses the database {database!a} by another name of the file (a hard link); stop it "
+                "before this one, or give this one a copy"
+            )
         yield
     finally:
         os.close(descriptor)
+
+
+def _take_byte(descriptor: int) -> bool:
+    # struct flock: type, whence, start, length, process.
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, OUR_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        log.info("the database file cannot be locked (%s); the file beside it is", error.strerror)
+    return True
 
 
 def is_in_use(url: str) -> bool:
