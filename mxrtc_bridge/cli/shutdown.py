@@ -50,6 +50,8 @@ class Shutdown:
         self._cancel: Callable[[], object] | None = None
         self._told = False
         self._terminal_modes: list[Any] | None = None
+        self.failed_output: Callable[[], int] = lambda: 0
+        """Waits until all that was printed is written, as data; returns the exit code where it cannot be, else 0."""
 
     @property
     def told(self) -> bool:
@@ -106,8 +108,8 @@ class Shutdown:
         os._exit(code)
 
     def _leave_a_hanging_loop(self, code: int) -> None:
-        # What was printed is data, and is waited for as ever.
-        _drain(sys.stdout, None)
+        failed = self.failed_output()
+        code = code or failed
         _drain(sys.stderr, LAST_WORDS_S)
         self.leave(code)
 

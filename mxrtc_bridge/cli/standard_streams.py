@@ -4,7 +4,7 @@ A pipe that is not read fills up, a terminal is stopped by Ctrl-S, a disk is ful
 would wait for ever, or raise in the middle of a tunnel. So a thread does the writing.
 
 - Standard error holds messages. What nobody takes is left out and counted; a failure to write it is none of the
-  program's.
+  program's, and may pass: a disk has space again, and somebody else reads a named pipe.
 - Standard output holds data. All of it is kept and waited for at the end, and a failure is one of the program's. What
   is a message there too (the objects of ``--json``) is offered, and may be left out.
 
@@ -66,8 +66,10 @@ class StandardStream(io.TextIOBase):
         self._left_out = 0
         self._thread: threading.Thread | None = None
         self.failure: OSError | None = None
-        """Why nothing is written any more."""
+        """Why data is not written any more, or why messages are left out at the moment."""
         self._lost = False
+        self._torn = False
+        """Whether a line was begun, and could not be ended."""
 
     def writable(self) -> bool:
         return True
@@ -119,13 +121,18 @@ class StandardStream(io.TextIOBase):
     def drain(self, seconds: float | None) -> bool:
         """Wait until all was taken; False if data cannot be, or not all was within so many seconds."""
         with self._changed:
-            ended = self._changed.wait_for(lambda: not self._waiting or self.failure is not None, seconds)
+            ended = self._changed.wait_for(lambda: not self._waiting or self._is_over, seconds)
             return ended and not self._lost
+
+    @property
+    def _is_over(self) -> bool:
+        # A number that is not open, or is for reading, may be another's next.
+        return self.failure is not None and (self._keeps or self.failure.errno == errno.EBADF)
 
     def _put(self, text: str, *, keep: bool) -> None:
         data = text.encode(self.encoding, self.errors)
         with self._changed:
-            if self.failure is not None or not data:
+            if not data or self._is_over:
                 return
             if not keep and self._waiting + len(data) > MAX_WAITING_BYTES:
                 self._left_out += data.count(b"\n")
@@ -142,36 +149,53 @@ class StandardStream(io.TextIOBase):
         self._changed.notify_all()
 
     def _run(self) -> None:
-        keep = False
-        try:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._pieces)
-                    data, keep = self._pieces.popleft()
-                    while self._pieces and len(data) < _PIECE_BYTES:
-                        more, kept = self._pieces.popleft()
-                        data, keep = data + more, keep or kept
-                self._write(data)
-                with self._changed:
-                    self._waiting -= len(data)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pieces)
+                data, keep = self._pieces.popleft()
+                while self._pieces and len(data) < _PIECE_BYTES:
+                    more, kept = self._pieces.popleft()
+                    data, keep = data + more, keep or kept
+                # Behind a failure what is missing is missing before this, and else behind it.
+                missing, why = (self._left_out, self.failure) if self.failure is not None else (0, None)
+            begin = b"\n" if self._torn else b""
+            rest, failure = self._write(begin + _left_out(missing, why) + data)
+            with self._changed:
+                self.failure = failure
+                if self._is_over:
+                    self._lost = keep or any(kept for _, kept in self._pieces)
+                    self._pieces.clear()
+                    self._changed.notify_all()
+                    return
+                self._waiting -= len(data)
+                if failure is not None:
+                    self._left_out += min(rest.count(b"\n"), data.count(b"\n"))
+                else:
+                    self._left_out -= missing
                     if self._left_out and not self._pieces:
                         count, self._left_out = self._left_out, 0
-                        self._append(f"({count} lines were left out here, as nobody took them)\n".encode())
-                    self._changed.notify_all()
-        except OSError as error:
-            with self._changed:
-                self.failure = error
-                self._lost = keep or any(kept for _, kept in self._pieces)
-                self._pieces.clear()
+                        self._append(_left_out(count))
                 self._changed.notify_all()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> tuple[bytes, OSError | None]:
+        """Write all of it; returns what could not be written, and why."""
         while data:
             try:
-                data = data[os.write(self._descriptor, data) :]
+                written = os.write(self._descriptor, data)
             except BlockingIOError:
                 # Somebody who shares the terminal or the pipe has set it so.
                 select.select((), (self._descriptor,), ())
+            except OSError as error:
+                return data, error
+            else:
+                self._torn = written < len(data) and data[written - 1 : written] != b"\n"
+                data = data[written:]
+        return data, None
+
+
+def _left_out(lines: int, why: OSError | None = None) -> bytes:
+    because = ", as nobody took them" if why is None or why.errno == errno.EPIPE else f": {os.strerror(why.errno or 0)}"
+    return f"({lines} lines were left out here{because})\n".encode() if lines else b""
 
 
 class _Bytes(io.BufferedIOBase):
@@ -223,6 +247,8 @@ def standard_streams(cannot_write: int = 1) -> Iterator[None]:
     out, err = StandardStream(1, keeps=True), StandardStream(2, keeps=False)
     sys.stdout, sys.stderr = out, err
     code: str | int | None = None
+    if (shutdown := SHUTDOWN.get()) is not None:
+        shutdown.failed_output = lambda: _failed_output(out, cannot_write)
     try:
         try:
             yield
@@ -234,15 +260,22 @@ def standard_streams(cannot_write: int = 1) -> Iterator[None]:
             traceback.print_exc()
             code = 1
         # Whoever has pressed Ctrl-C once need not press it again.
-        if not _data_was_written(out, FLUSH_S if code == INTERRUPTED else None):
-            had_enough = out.failure is not None and out.failure.errno == errno.EPIPE
-            code = code or (1 if had_enough else cannot_write)
+        failed = _failed_output(out, cannot_write, FLUSH_S if code == INTERRUPTED else None)
+        code = code or failed
     finally:
         with suppress(KeyboardInterrupt):
             err.drain(FLUSH_S)
         sys.stdout, sys.stderr = before
     if code:
         raise SystemExit(code)
+
+
+def _failed_output(out: StandardStream, cannot_write: int, seconds: float | None = None) -> int:
+    """Wait for all data; returns the exit code where it cannot be written, which is said, and else 0."""
+    if _data_was_written(out, seconds):
+        return 0
+    had_enough = out.failure is not None and out.failure.errno == errno.EPIPE
+    return 1 if had_enough else cannot_write
 
 
 def _data_was_written(out: StandardStream, seconds: float | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -40,6 +41,17 @@ def read_until(descriptor: int, end: bytes) -> bytes:
     while not data.endswith(end):
         data += os.read(descriptor, 65536)
     return bytes(data)
+
+
+@contextlib.contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """No file of this process gets longer inside of the context, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @given(texts=st.lists(st.text(st.characters(), max_size=20), max_size=30))
@@ -119,10 +131,47 @@ def test_what_cannot_be_written_fails_data_and_no_message(what: str, keeps: bool
     else:
         stream.write("two\n")
     stream.offer("three\n")
-    assert stream.drain(0) is not keeps
+    assert stream.drain(LIMIT_S) is not keeps
     assert stream.failure is not None
     if what != "not open":
         os.close(descriptor)
+
+
+def test_messages_go_on_once_a_disk_has_space_again(tmp_path: Path) -> None:
+    """As for a log that is written to a file: what is missing is counted where it is missing, and no line is torn."""
+    path = tmp_path / "log"
+    with open(path, "wb") as file:
+        stream = StandardStream(file.fileno(), keeps=False)
+        stream.write("first\n")
+        assert stream.drain(LIMIT_S)
+        with limited_files(1000):
+            for number in range(100):
+                stream.write(f"{number:99}\n")
+            assert stream.drain(LIMIT_S)
+            assert stream.waiting == 0
+            stream.write("lost\n")
+            assert stream.drain(LIMIT_S)
+        for text in ("again\n", "and again\n"):
+            stream.write(text)
+            assert stream.drain(LIMIT_S)
+    lines = path.read_text().splitlines()
+    assert [line.strip() for line in lines[:10]] == ["first", *map(str, range(9))]
+    assert lines[10] == f"{9:99}"[: 1000 - 6 - 900]
+    assert lines[11:] == ["(92 lines were left out here: File too large)", "again", "and again"]
+
+
+def test_messages_go_on_for_another_reader_of_a_named_pipe(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "log")
+    first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    stream = StandardStream(os.open(path, os.O_WRONLY), keeps=False)
+    os.close(first)
+    stream.write("lost\n")
+    assert stream.drain(LIMIT_S)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as second:
+        stream.write("again\n")
+        assert stream.drain(LIMIT_S)
+        assert second.read() == b"(1 lines were left out here, as nobody took them)\nagain\n"
+    os.close(stream.fileno())
 
 
 def test_a_descriptor_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
@@ -176,12 +225,49 @@ def test_descriptors_that_are_not_open_change_nothing_but_what_is_written(
     assert b"Traceback" not in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize(("command", "code"), [("mxrtc --help", 7), ("mxrtc-bridge example-config", 1)])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("mxrtc --help", 7),
+        ("mxrtc --version", 7),
+        ("mxrtc send --help", 7),
+        ("env _MXRTC_COMPLETE=bash_source mxrtc", 7),
+        ("mxrtc-bridge example-config", 1),
+        ("mxrtc-bridge --version", 1),
+        ("mxrtc-bridge run --help", 1),
+        ("env _MXRTC_BRIDGE_COMPLETE=bash_source mxrtc-bridge", 1),
+    ],
+)
 def test_data_that_cannot_be_written_has_one_code_and_one_sentence(command: str, code: int) -> None:
-    program, option = command.split()
+    words = [BIN / word if word.startswith("mxrtc") else word for word in command.split()]
     with open("/dev/full", "wb") as full:
-        result = subprocess.run([BIN / program, option], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        result = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert (result.returncode, result.stderr) == (code, b"the output cannot be written: No space left on device\n")
+
+
+HANGING = """
+import asyncio, threading
+from mxrtc_bridge.cli.client.runner import run
+from mxrtc_bridge.cli.standard_streams import run_program
+from mxrtc_bridge.client.report import Report
+
+async def work():
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    Report().data("answer", "42")
+
+run_program(lambda: run(Report(), work), 7)
+"""
+
+
+@pytest.mark.parametrize(("where", "code"), [("/dev/full", 7), ("/dev/null", 0)])
+def test_a_command_whose_loop_does_not_close_says_so_too(where: str, code: int) -> None:
+    """As where a name server does not answer: the process is ended by another thread then."""
+    with open(where, "wb") as output:
+        result = subprocess.run(
+            [sys.executable, "-c", HANGING], stdout=output, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False
+        )
+    said = b"the output cannot be written: No space left on device\n" if code else b""
+    assert (result.returncode, result.stderr) == (code, said)
 
 
 def test_a_command_that_learns_of_it_says_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
