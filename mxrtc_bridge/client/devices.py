@@ -13,7 +13,8 @@ async def devices(context: Context, peer: str | None) -> None:
     login, report = context.state.load_login(), context.report
     whose = login.user_id if peer is None else peer_name(login, peer).peer
     waiting = Waiting(report, context.call.timeout_s)
-    async with waiting.limited(), own_device(context.state, login, waiting.patience) as (device, _):
+    holding = own_device(context.state, login, waiting.patience, waits=waiting.waits_for)
+    async with waiting.limited(), holding as (device, _):
         found = await device.devices_of(whose, fresh=True)
         if found.master is not None and not report.as_json:
             report.say("device", f"identity of {whose}: {found.master}")
@@ -41,7 +42,8 @@ async def trust(context: Context, peer: str, key: str | None) -> None:
     login = context.state.load_login()
     whose = peer_name(login, peer).peer
     waiting = Waiting(context.report, context.call.timeout_s)
-    async with waiting.limited(), own_device(context.state, login, waiting.patience) as (device, _):
+    holding = own_device(context.state, login, waiting.patience, waits=waiting.waits_for)
+    async with waiting.limited(), holding as (device, _):
         found = await device.devices_of(whose, fresh=True)
         if found.master is None:
             raise ClientError(Exit.DENIED, f"{whose} has no identity that could be accepted")

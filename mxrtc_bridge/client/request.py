@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, peer_name
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.client.waiting import Waiting
+from mxrtc_bridge.client.waiting import HOMESERVER, Waiting
 from mxrtc_bridge.core.access.requests import RequestState
 from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
@@ -54,12 +54,12 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")
     account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
     waiting = Waiting(report, context.call.timeout_s)
-    step = "the homeserver, and for the bot to join our room"
+    waiting.waits_for(f"{HOMESERVER}, and for the bot to join our room")
     async with account.connect(waiting.patience) as homeserver:
         direct = DirectRooms(homeserver, login.user_id, join_timeout_s=waiting.timeout_s)
-        async with _told_of_joining(direct, bot, waiting.timeout_s), waiting.limited(lambda: step):
+        async with _told_of_joining(direct, bot, waiting.timeout_s), waiting.limited():
             room = await _room(direct, context.state, login, bot)
-            step = "the homeserver"
+            waiting.waits_for(HOMESERVER)
             notices = _notices(SyncStream(homeserver, types=["m.room.message"], rooms=[room]), room, bot)
             # The point from which on notices count must be fixed before anything is sent.
             await anext(notices)

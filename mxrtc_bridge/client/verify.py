@@ -62,7 +62,8 @@ async def verify(context: Context, peer: str | None) -> None:
     waiting = Waiting(report, context.call.timeout_s)
     async with contextlib.AsyncExitStack() as holding:
         async with waiting.limited():
-            device, server = await holding.enter_async_context(own_device(context.state, login, waiting.patience))
+            held = own_device(context.state, login, waiting.patience, waits=waiting.waits_for)
+            device, server = await holding.enter_async_context(held)
         happened: Happenings = asyncio.Queue()
 
         async def changed(exchange: Exchange, effect: Effect) -> None:

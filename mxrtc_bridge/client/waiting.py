@@ -16,9 +16,11 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy
 
+HOMESERVER = "the homeserver"
+"""What is waited for, unless somebody says otherwise."""
 FIRST_TOLD_S = 1.5
 TOLD_EVERY_S = 8.0
-FAILING_S = 2.0
+FAILING_S = 1.0
 """How long a homeserver is tried that does not take connections, or answers with failures of its own."""
 
 
@@ -34,6 +36,8 @@ class Waiting:
         self.timeout_s = timeout_s
         self.cause: HomeserverError | None = None
         """Why the homeserver did not answer last, as long as it is waited for."""
+        self.step = HOMESERVER
+        """What is waited for."""
         self._report = report
 
     @property
@@ -41,28 +45,29 @@ class Waiting:
         """How to ask the homeserver."""
         return RequestPolicy(RetryPolicy(self.timeout_s, failing_s=FAILING_S), self.timeout_s, self._change)
 
+    def waits_for(self, what: str) -> None:
+        """From now on this is waited for."""
+        self.step = what
+
     def _change(self, error: HomeserverError | None) -> None:
         self.cause = error
 
     @contextlib.asynccontextmanager
-    async def limited(self, what: Callable[[], str] = lambda: "the homeserver") -> AsyncIterator[None]:
-        """Inside of the context say what is waited for, and end it after ``timeout_s``.
-
-        Args:
-            what: for what, at the moment.
+    async def limited(self) -> AsyncIterator[None]:
+        """Inside of the context say what is waited for (:attr:`step`), and end it after ``timeout_s``.
 
         Raises:
             ClientError: it took too long; says for what, and what is known.
         """
         self.cause = None
-        async with self.told(what):
+        async with self.told(lambda: self.step):
             try:
                 async with asyncio.timeout(self.timeout_s) as limit:
                     yield
             except TimeoutError:
                 if not limit.expired():
                     raise
-                raise self.too_long(what()) from None
+                raise self.too_long(self.step) from None
 
     @contextlib.asynccontextmanager
     async def told(self, what: Callable[[], str], name: str = "") -> AsyncIterator[None]:

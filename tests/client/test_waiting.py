@@ -26,13 +26,13 @@ class Said(Report):
 
 
 def test_silence_is_told_from_time_to_time_and_ends_with_what_was_waited_for() -> None:
-    said, step = Said(), "the homeserver"
+    said = Said()
 
     async def waits() -> None:
-        nonlocal step
-        async with Waiting(said, 15).limited(lambda: step):
+        waiting = Waiting(said, 15)
+        async with waiting.limited():
             await asyncio.sleep(5)
-            step = "the peer"
+            waiting.waits_for("the peer")
             await asyncio.Event().wait()
 
     async def story() -> float:

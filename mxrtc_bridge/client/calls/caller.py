@@ -28,7 +28,7 @@ from mxrtc_bridge.client.calls.device import (
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, SignalBy
 from mxrtc_bridge.client.state import Login
-from mxrtc_bridge.client.waiting import Waiting
+from mxrtc_bridge.client.waiting import HOMESERVER, Waiting
 from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.codec import parse_message
@@ -136,8 +136,6 @@ class Caller:
         account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
         self._homeserver: Homeserver = account.connect(self._waiting.patience)
         self._direct: DirectRooms | None = None
-        self._step = "the homeserver"
-        """What is waited for as long as there is no call."""
         self._sync = SyncStream(
             self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
         )
@@ -213,7 +211,7 @@ class Caller:
         return placed
 
     async def _place_by_room(self, peer: UserId, clock: LoopClock, began: float) -> _Placed:
-        self._step = "the homeserver, and for the peer to join our room"
+        self._waiting.waits_for(f"{HOMESERVER}, and for the peer to join our room")
         try:
             async with asyncio.timeout(self._left_s(began)):
                 room = await self._find_room(peer)
@@ -221,7 +219,7 @@ class Caller:
             if self._direct is not None and self._direct.awaits_join:
                 words = f"did not join within {self._options.timeout_s:g} seconds; its bridge is probably not running"
                 raise ClientError(Exit.OFFLINE, f"{peer} {words}") from None
-            raise self._waiting.too_long(self._step) from None
+            raise self._waiting.too_long(self._waiting.step) from None
         assert self._syncing is not None
 
         def send(sender: UserId, message: CallMessage, step: str) -> Awaitable[object]:
@@ -239,11 +237,12 @@ class Caller:
         """Whether one of the two sides can have no device."""
         if isinstance(error, NoOwnDeviceError):
             return True
+        self._waiting.waits_for(HOMESERVER)
         try:
             async with asyncio.timeout(self._left_s(began)):
                 return not await shows_device(self.login, peer, self._waiting.patience)
         except TimeoutError:
-            raise self._waiting.too_long(self._step) from None
+            raise self._waiting.too_long(self._waiting.step) from None
 
     def _unanswered(self, peer: UserId, tried: str) -> ClientError:
         return ClientError(
@@ -257,11 +256,7 @@ class Caller:
             NoDeviceError: that is not possible now.
         """
         self._want_turn()
-        self._step = "the homeserver"
-
-        def waits() -> None:
-            self._step = "its device; its bridge may have been started a moment ago"
-
+        self._waiting.waits_for(HOMESERVER)
         # A peer that was called by a room before has none for longer than that.
         by_room = self._options.signal is SignalBy.AUTO and self._state.load_room(self.login.user_id, peer) is not None
         async with contextlib.AsyncExitStack() as holding:
@@ -269,11 +264,13 @@ class Caller:
                 async with asyncio.timeout(self._left_s(began)):
                     calls = await holding.enter_async_context(
                         calls_by_device(
-                            self._state, self.login, peer, self._waiting.patience, waits=None if by_room else waits
+                            *(self._state, self.login, peer, self._waiting.patience),
+                            waits=self._waiting.waits_for,
+                            appears=not by_room,
                         )
                     )
             except TimeoutError:
-                raise self._waiting.too_long(self._step) from None
+                raise self._waiting.too_long(self._waiting.step) from None
             for _ in range(TRIES):
                 with contextlib.suppress(UnreadableAnswerError):
                     return await self._place_with(calls, clock, began)
@@ -362,7 +359,7 @@ class Caller:
 
     def _waited_for(self, peer: UserId) -> str:
         states = [session.state for session in self._sessions.values() if session.remote == peer]
-        return _PROGRESS.get(states[-1], self._step) if states else self._step
+        return _PROGRESS.get(states[-1], self._waiting.step) if states else self._waiting.step
 
     async def _wait_until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
         """Wait until the connection is up; what ends ``breaking`` makes waiting useless, and is raised.
@@ -405,7 +402,7 @@ class Caller:
             )
         if placed.outgoing.invited:
             raise self._unanswered(peer, "a room" if placed.connection.device is None else "its device")
-        raise self._waiting.too_long("the homeserver")
+        raise self._waiting.too_long(HOMESERVER)
 
     def _want_turn(self) -> None:
         """Have TURN credentials fetched, if that is not under way."""

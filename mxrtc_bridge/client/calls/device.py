@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.waiting import HOMESERVER
 from mxrtc_bridge.config.private_files import open_private_file, take_lock, write_private_file
 from mxrtc_bridge.core.call.events import CallMessage, Invite
 from mxrtc_bridge.core.call.route import DevicePair
@@ -61,6 +62,17 @@ APPEARS_S, APPEARS_AGAIN_S = 4.0, 0.5
 """How long a device of a peer that has none is waited for, and how often it is asked for: a bridge is ready a moment
 before its devices are, when it has started for the first time."""
 MAX_KEY_BYTES = 256
+
+OTHER_COMMAND = "another mxrtc command, which uses our device"
+NEW_DEVICE = "its device; its bridge may have been started a moment ago"
+"""What is waited for, as the user reads it."""
+
+Waits = Callable[[str], None]
+"""Told what is waited for, each time that changes."""
+
+
+def _nobody(_what: str) -> None:
+    """Whom nobody asked to be told."""
 
 
 class NoDeviceError(ClientError):
@@ -224,7 +236,8 @@ async def calls_by_device(
     peer: UserId,
     patience: RequestPolicy,
     *,
-    waits: Callable[[], None] | None = None,
+    waits: Waits = _nobody,
+    appears: bool = True,
 ) -> AsyncIterator[DeviceCalls]:
     """Hold the client's device, and reach the device of a peer.
 
@@ -233,16 +246,16 @@ async def calls_by_device(
         login: as whom.
         peer: whom.
         patience: how to ask the homeserver.
-        waits: called when a peer without a device is waited for, as its first one may be about to appear; None where
-            that is not worth while.
+        waits: told what is waited for.
+        appears: whether a peer without a device is waited for, as its first one may be about to appear.
 
     Raises:
         NoDeviceError: that is not possible now; a call by a room may be.
         ClientError: the peer's identity is another than before.
         HomeserverError: the homeserver refuses us, or is away.
     """
-    async with own_device(state, login, patience) as (device, server):
-        calls = DeviceCalls(device, await appearing_device(device, peer, waits))
+    async with own_device(state, login, patience, waits=waits) as (device, server):
+        calls = DeviceCalls(device, await appearing_device(device, peer, waits if appears else None))
         listening = asyncio.create_task(DeviceSync(server, device, calls.handle).run(), name="device")
         try:
             yield calls
@@ -254,9 +267,9 @@ async def calls_by_device(
 
 @contextlib.asynccontextmanager
 async def own_device(
-    state: StateFolder, login: Login, patience: RequestPolicy | None = None
+    state: StateFolder, login: Login, patience: RequestPolicy | None = None, *, waits: Waits = _nobody
 ) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
-    """Hold the client's device.
+    """Hold the client's device; ``waits`` is told what is waited for.
 
     Raises:
         NoDeviceError: there is none, or another command holds it.
@@ -266,7 +279,7 @@ async def own_device(
         raise NoOwnDeviceError("the package vodozemac is not installed")
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(state.opened())
-        await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock"))
+        await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock", waits=waits))
         key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
         transport = Transport.patient(login.homeserver, login.access_token, patience or RequestPolicy())
@@ -364,7 +377,7 @@ async def _running(work: FairWork) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def appearing_device(device: CryptoDevice, peer: UserId, waits: Callable[[], None] | None) -> DeviceIdentity:
+async def appearing_device(device: CryptoDevice, peer: UserId, waits: Waits | None) -> DeviceIdentity:
     """The one device of a peer that its owner has signed; see :func:`calls_by_device` for what is waited for.
 
     Raises:
@@ -379,7 +392,7 @@ async def appearing_device(device: CryptoDevice, peer: UserId, waits: Callable[[
         except NoDeviceError:
             if waits is None or now() >= deadline:
                 raise
-        waits()
+        waits(NEW_DEVICE)
         await asyncio.sleep(APPEARS_AGAIN_S)
 
 
@@ -404,7 +417,9 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
 
 
 @contextlib.asynccontextmanager
-async def device_lock(folder: int, path: Path, *, wait_s: float = LOCK_WAIT_S) -> AsyncIterator[None]:
+async def device_lock(
+    folder: int, path: Path, *, wait_s: float = LOCK_WAIT_S, waits: Waits = _nobody
+) -> AsyncIterator[None]:
     """Hold the lock on our device, after waiting a little for another command."""
     try:
         descriptor = open_private_file(folder, path.name, os.O_RDWR | os.O_CREAT, str(path))
@@ -417,7 +432,9 @@ async def device_lock(folder: int, path: Path, *, wait_s: float = LOCK_WAIT_S) -
         while not take_lock(descriptor):
             if time.monotonic() >= deadline:
                 raise NoDeviceError(Exit.RETRY, "another mxrtc command is using the device")
+            waits(OTHER_COMMAND)
             await asyncio.sleep(0.05)
+        waits(HOMESERVER)
         yield
     finally:
         os.close(descriptor)

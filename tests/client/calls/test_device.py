@@ -24,6 +24,7 @@ from mxrtc_bridge.client.calls.device import (
 )
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.waiting import HOMESERVER
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_device_content, parse_call_to_device
 from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
@@ -231,7 +232,8 @@ def test_a_device_that_appears_a_moment_after_its_bridge_is_waited_for(at_first:
         own, told = Own(listed=at_first), list[float]()
         now = asyncio.get_running_loop().time
 
-        def waits() -> None:
+        def waits(what: str) -> None:
+            assert what == module.NEW_DEVICE
             told.append(now())
             if len(told) == 3:
                 own.listed = (BUILD,)
@@ -240,7 +242,7 @@ def test_a_device_that_appears_a_moment_after_its_bridge_is_waited_for(at_first:
         assert now() == 3 * APPEARS_AGAIN_S
         own.listed = at_first
         with pytest.raises(NoDeviceError):
-            await appearing_device(own, PEER, lambda: None)  # type: ignore[arg-type]
+            await appearing_device(own, PEER, lambda _what: None)  # type: ignore[arg-type]
         assert now() == 3 * APPEARS_AGAIN_S + APPEARS_S
         with pytest.raises(NoDeviceError):
             await appearing_device(own, PEER, None)  # type: ignore[arg-type]
@@ -254,8 +256,10 @@ async def test_one_command_at_a_time_holds_the_device(tmp_path: Path) -> None:
     path.parent.mkdir()
     folder = os.open(path.parent, os.O_RDONLY)
 
+    told: list[str] = []
+
     async def hold() -> None:
-        async with module.device_lock(folder, path, wait_s=0.1):
+        async with module.device_lock(folder, path, wait_s=0.1, waits=told.append):
             pass
 
     async with module.device_lock(folder, path, wait_s=0.1):
@@ -264,6 +268,9 @@ async def test_one_command_at_a_time_holds_the_device(tmp_path: Path) -> None:
         waiting = asyncio.create_task(hold())
         await asyncio.sleep(0.02)
     await waiting
+    # Not for the homeserver, although a command that holds the device may wait for that.
+    assert set(told) == {module.OTHER_COMMAND, HOMESERVER}
+    assert told.index(HOMESERVER) == len(told) - 1
     path.unlink()
     path.parent.rmdir()
     with pytest.raises(NoDeviceError, match="cannot be used"):
