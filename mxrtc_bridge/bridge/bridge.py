@@ -40,7 +40,7 @@ from mxrtc_bridge.storage.tables import Stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
 from mxrtc_bridge.web.metrics import metrics_application
-from mxrtc_bridge.web.server import Server
+from mxrtc_bridge.web.server import MAX_CONNECTIONS, Server
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +154,17 @@ class Bridge:
             await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
             if config.metrics_listen is not None:
                 await stack.enter_async_context(
-                    Server(metrics_application(self.basis.metrics.render), config.metrics_listen)
+                    Server(
+                        metrics_application(self.basis.metrics.render),
+                        config.metrics_listen,
+                        max_connections=MAX_CONNECTIONS,
+                    )
                 )
             if config.control_socket is not None:
                 control = control_application(self.bot.control.handle, AdminError, ready=self._serving.is_set)
                 listen = UnixListen(str(config.control_socket))
-                await stack.enter_async_context(Server(control, listen, unix_mode=SOCKET_MODE))
+                server = Server(control, listen, unix_mode=SOCKET_MODE, max_connections=MAX_CONNECTIONS)
+                await stack.enter_async_context(server)
             living = asyncio.create_task(self._live(reload), name="bridge")
             stopping = asyncio.create_task(stop.wait(), name="stop")
             try:

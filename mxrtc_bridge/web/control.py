@@ -40,6 +40,10 @@ STARTING = "The bridge is starting, so nothing was done. Ask again in a moment; 
 START_PATIENCE_S = 30.0
 """How long the command line waits for a bridge that starts."""
 ASK_AGAIN_S = 0.5
+ANSWER_S = TIMEOUT_S + 5
+"""How long an answer is waited for: longer than the bridge lets a command take."""
+TOLD_S = 2.0
+"""When it is said that it is waited for."""
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +115,7 @@ def control_application(
 async def ask_until_ready(
     path: str,
     words: tuple[str, ...],
-    waits: Callable[[], None],
+    waits: Callable[[str], None],
     *,
     patience_s: float = START_PATIENCE_S,
     ask_again_s: float = ASK_AGAIN_S,
@@ -122,7 +126,7 @@ async def ask_until_ready(
     Args:
         path: of the socket.
         words: the command.
-        waits: called once if there is something to wait for.
+        waits: told once for what, if there is something to wait for.
         patience_s: how long to ask again.
         ask_again_s: the pause before.
         shown: how the path is named in messages, if another way.
@@ -132,18 +136,32 @@ async def ask_until_ready(
     """
     deadline = time.monotonic() + patience_s
     told = False
-    while True:
-        status, answer = await ask(path, words, shown=shown)
-        if answer.get("starting") is not True or time.monotonic() >= deadline:
-            return status, answer
+
+    def tell(what: str) -> None:
+        nonlocal told
         if not told:
             told = True
-            waits()
-        await asyncio.sleep(ask_again_s)
+            waits(what)
+
+    silent = asyncio.get_running_loop().call_later(TOLD_S, tell, "the bridge has not answered yet; waiting for it")
+    try:
+        while True:
+            status, answer = await ask(path, words, shown=shown)
+            if answer.get("starting") is not True or time.monotonic() >= deadline:
+                return status, answer
+            tell("the bridge is starting; waiting for it")
+            await asyncio.sleep(ask_again_s)
+    finally:
+        silent.cancel()
 
 
 async def ask(
-    path: str, words: tuple[str, ...], *, shown: str | None = None, max_answer: int = MAX_ANSWER
+    path: str,
+    words: tuple[str, ...],
+    *,
+    shown: str | None = None,
+    max_answer: int = MAX_ANSWER,
+    answer_s: float = ANSWER_S,
 ) -> tuple[int, dict[str, object]]:
     """Have the running bridge carry out a command; returns the status and the answer.
 
@@ -152,6 +170,7 @@ async def ask(
         words: the command.
         shown: how the path is named in messages, if another way.
         max_answer: bytes of an answer that are read.
+        answer_s: seconds until a silent bridge is given up.
 
     Raises:
         LocalError: no bridge answers there.
@@ -159,7 +178,7 @@ async def ask(
     shown = path if shown is None else shown
     try:
         async with (
-            ClientSession(connector=UnixConnector(path), timeout=ClientTimeout(total=TIMEOUT_S + 5)) as session,
+            ClientSession(connector=UnixConnector(path), timeout=ClientTimeout(total=answer_s)) as session,
             session.post(f"http://bridge{PATH}", json={"words": words}) as response,
         ):
             body = b""
@@ -167,7 +186,12 @@ async def ask(
             while len(body) <= max_answer and (piece := await response.content.read(max_answer)):
                 body += piece
             answer = json.loads(body)
-    except (ClientError, OSError, ValueError, TimeoutError) as error:
+    except TimeoutError as error:
+        raise LocalError(
+            f"the bridge has not answered within {answer_s:g} seconds at {shown}: it hangs or was stopped; the command "
+            "may still be carried out, so look before you ask again"
+        ) from error
+    except (ClientError, OSError, ValueError) as error:
         match error.__cause__ or error:
             case FileNotFoundError() | ConnectionRefusedError():
                 why = f"the bridge is not running, or not with this configuration: nobody listens at {shown}"

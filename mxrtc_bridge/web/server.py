@@ -6,6 +6,7 @@ outcome; it never holds query strings, headers or addresses.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -30,6 +31,10 @@ LINGER_S = 2.0
 """How long the rest of an unwanted body is read, so that the client gets to see the answer."""
 SHUTDOWN_S = 5.0
 UNIX_MODE = 0o660
+MAX_CONNECTIONS = 64
+"""Of a server for people and programs of this machine: the oldest go first, as whoever hangs has come before."""
+LOOK_S = 0.5
+"""How often they are counted; meanwhile the process may run out of descriptors, and accepts again afterwards."""
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +80,17 @@ class Server:
     """A running server; use it as an async context manager, or call :meth:`start` and :meth:`stop`."""
 
     def __init__(
-        self, application: web.Application, listen: Listen, *, unix_mode: int = UNIX_MODE, linger_s: float = LINGER_S
+        self,
+        application: web.Application,
+        listen: Listen,
+        *,
+        unix_mode: int = UNIX_MODE,
+        linger_s: float = LINGER_S,
+        max_connections: int | None = None,
     ) -> None:
         self._linger_s = linger_s
+        self._max_connections = max_connections
+        self._looking: asyncio.TimerHandle | None = None
         self._listen = listen
         self._unix_mode = unix_mode
         self._bound = False
@@ -135,14 +148,30 @@ class Server:
         except BaseException:
             await self._runner.cleanup()
             raise
+        self._bound_connections()
         log.info("listening on %s", self._listen if isinstance(self._listen, UnixListen) else f"port {self.port}")
 
     async def stop(self) -> None:
         """Let requests end for some seconds, then close everything; stopping again does nothing."""
+        if self._looking is not None:
+            self._looking.cancel()
         await self._runner.cleanup()
         if self._bound and isinstance(self._listen, UnixListen):
             self._bound = False
             _remove_socket(self._listen.path)
+
+    def _bound_connections(self) -> None:
+        """End the oldest connections where there are too many, as of clients that were stopped or do not read."""
+        server = self._runner.server
+        if self._max_connections is None or server is None:
+            return
+        if (too_many := len(server.connections) - self._max_connections) > 0:
+            _SELDOM.warning(str(self._listen), "! too many connections to %s; the oldest are ended", self._listen)
+            for each in server.connections[:too_many]:
+                # Not closed in order: what is still to be sent may be taken by nobody.
+                if each.transport is not None:
+                    each.transport.abort()
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._bound_connections)
 
 
 def _bind_unix(path: str, mode: int) -> socket.socket:

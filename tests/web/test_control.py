@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from aiohttp import ClientSession, UnixConnector
 from mxrtc_bridge.config.values import UnixListen
 from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import LocalAdmin
+from mxrtc_bridge.web import control, server
 from mxrtc_bridge.web.control import (
     MAX_BODY,
     MAX_WORD_CHARS,
@@ -104,23 +106,23 @@ async def test_what_takes_too_long_is_given_up(path: str) -> None:
 async def test_nothing_is_done_before_the_bridge_is_ready_and_whoever_asks_waits_for_it(
     tmp_path: Path, desk: Desk
 ) -> None:
-    where, looks, waits = str(tmp_path / "control.sock"), iter([False, False, False, True]), []
+    where, looks, waits = str(tmp_path / "control.sock"), iter([False, False, False, True]), list[str]()
     application = control_application(desk.handle, RefusedError, ready=lambda: next(looks))
     async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
         status, answer = await ask(where, ("reload",))
         assert (status, answer["starting"]) == (503, True)
         assert "nothing was done" in str(answer["error"])
         assert desk.asked == []
-        answered = await ask_until_ready(where, ("reload",), lambda: waits.append(1), ask_again_s=0.01)
+        answered = await ask_until_ready(where, ("reload",), waits.append, ask_again_s=0.01)
         assert answered == (200, {"said": "done"})
-    assert (len(desk.asked), waits) == (1, [1])
+    assert (len(desk.asked), waits) == (1, ["the bridge is starting; waiting for it"])
 
 
 async def test_patience_with_a_bridge_that_starts_has_an_end(tmp_path: Path, desk: Desk) -> None:
     where = str(tmp_path / "control.sock")
     application = control_application(desk.handle, RefusedError, ready=lambda: False)
     async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
-        status, _ = await ask_until_ready(where, ("reload",), lambda: None, patience_s=0.0)
+        status, _ = await ask_until_ready(where, ("reload",), lambda _what: None, patience_s=0.0)
     assert (status, desk.asked) == (503, [])
 
 
@@ -165,3 +167,74 @@ async def test_somebody_else_gets_no_answer(path: str, desk: Desk) -> None:
 async def test_where_nobody_listens_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="the bridge is not running"):
         await ask(str(tmp_path / "nothing.sock"), ("who",))
+
+
+async def test_a_bridge_that_hangs_is_waited_for_and_named_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections, as the kernel does that for it, and says nothing."""
+    where, told = tmp_path / "control.sock", list[str]()
+    monkeypatch.setattr(control, "TOLD_S", 0.01)
+    monkeypatch.setattr(control.ask, "__kwdefaults__", {**control.ask.__kwdefaults__, "answer_s": 0.2})
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(where))
+        hanging.listen()
+        with pytest.raises(
+            LocalError, match=r"has not answered within 0\.2 seconds at .*control\.sock: it hangs or was"
+        ):
+            await ask_until_ready(str(where), ("kick", "1"), told.append)
+    assert told == ["the bridge has not answered yet; waiting for it"]
+
+
+@pytest.mark.parametrize("asks", [b"", b"POST /v1/command HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "half"])
+async def test_clients_that_hang_keep_no_admin_out_and_are_ended(
+    asks: bytes, tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    where = str(tmp_path / "control.sock")
+    application = control_application(desk.handle, RefusedError)
+    hanging: list[socket.socket] = []
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=3):
+        for _ in range(10):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(where)
+            client.sendall(asks)
+            hanging.append(client)
+        assert await ask(where, ("who",)) == (200, {"said": "done"})
+        # The oldest first, and those that may stay are not touched.
+        async with asyncio.timeout(20):
+            for client in hanging[:7]:
+                client.setblocking(False)
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+        for client in hanging[8:]:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+        for client in hanging:
+            client.close()
+
+
+async def test_a_client_that_does_not_read_its_answer_is_ended_like_one_that_says_nothing(
+    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    desk.answer = {"rows": ["x" * 1000] * 3000}
+    where = str(tmp_path / "bounded.sock")
+    application = control_application(desk.handle, RefusedError)
+    body = json.dumps({"words": ["log"]}).encode()
+    request = b"POST /v1/command HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    clients: list[socket.socket] = []
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=1):
+        for _ in range(2):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(where)
+            client.sendall(request)
+            clients.append(client)
+        received = 0
+        clients[0].setblocking(False)
+        async with asyncio.timeout(20):
+            while piece := await asyncio.get_running_loop().sock_recv(clients[0], 65536):
+                received += len(piece)
+        assert received < 3_000_000
+        for client in clients:
+            client.close()

@@ -48,8 +48,8 @@ def ask_bridge(path: Path, socket: Path | None, words: tuple[str, ...]) -> tuple
     with loading():
         from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
 
-    def waits() -> None:
-        click.echo("the bridge is starting; waiting for it", err=True)
+    def waits(what: str) -> None:
+        click.echo(what, err=True)
 
     with _way_to(socket, owners) as way:
         return uvloop.run(ask_until_ready(way, words, waits, shown=str(socket)))
