@@ -119,6 +119,8 @@ async def ask_until_ready(
     *,
     patience_s: float = START_PATIENCE_S,
     ask_again_s: float = ASK_AGAIN_S,
+    told_s: float = TOLD_S,
+    answer_s: float = ANSWER_S,
     shown: str | None = None,
 ) -> tuple[int, dict[str, object]]:
     """Like :func:`ask`; while the bridge starts, ask again.
@@ -129,6 +131,8 @@ async def ask_until_ready(
         waits: told once for what, if there is something to wait for.
         patience_s: how long to ask again.
         ask_again_s: the pause before.
+        told_s: after how long it is said that there is no answer yet.
+        answer_s: as of :func:`ask`.
         shown: how the path is named in messages, if another way.
 
     Raises:
@@ -143,10 +147,10 @@ async def ask_until_ready(
             told = True
             waits(what)
 
-    silent = asyncio.get_running_loop().call_later(TOLD_S, tell, "the bridge has not answered yet; waiting for it")
+    silent = asyncio.get_running_loop().call_later(told_s, tell, "the bridge has not answered yet; waiting for it")
     try:
         while True:
-            status, answer = await ask(path, words, shown=shown)
+            status, answer = await ask(path, words, shown=shown, answer_s=answer_s)
             if answer.get("starting") is not True or time.monotonic() >= deadline:
                 return status, answer
             tell("the bridge is starting; waiting for it")

@@ -87,7 +87,9 @@ class Server:
         unix_mode: int = UNIX_MODE,
         linger_s: float = LINGER_S,
         max_connections: int | None = None,
+        look_s: float = LOOK_S,
     ) -> None:
+        self._look_s = look_s
         self._linger_s = linger_s
         self._max_connections = max_connections
         self._looking: asyncio.TimerHandle | None = None
@@ -171,7 +173,7 @@ class Server:
                 # Not closed in order: what is still to be sent may be taken by nobody.
                 if each.transport is not None:
                     each.transport.abort()
-        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._bound_connections)
+        self._looking = asyncio.get_running_loop().call_later(self._look_s, self._bound_connections)
 
 
 def _bind_unix(path: str, mode: int) -> socket.socket:

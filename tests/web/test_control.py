@@ -15,7 +15,6 @@ from aiohttp import ClientSession, UnixConnector
 from mxrtc_bridge.config.values import UnixListen
 from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import LocalAdmin
-from mxrtc_bridge.web import control, server
 from mxrtc_bridge.web.control import (
     MAX_BODY,
     MAX_WORD_CHARS,
@@ -169,32 +168,25 @@ async def test_where_nobody_listens_it_is_said(tmp_path: Path) -> None:
         await ask(str(tmp_path / "nothing.sock"), ("who",))
 
 
-async def test_a_bridge_that_hangs_is_waited_for_and_named_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_bridge_that_hangs_is_waited_for_and_named_in_the_end(tmp_path: Path) -> None:
     """It takes connections, as the kernel does that for it, and says nothing."""
     where, told = tmp_path / "control.sock", list[str]()
-    monkeypatch.setattr(control, "TOLD_S", 0.01)
-    monkeypatch.setattr(control.ask, "__kwdefaults__", {**control.ask.__kwdefaults__, "answer_s": 0.2})
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(where))
         hanging.listen()
         with pytest.raises(
             LocalError, match=r"has not answered within 0\.2 seconds at .*control\.sock: it hangs or was"
         ):
-            await ask_until_ready(str(where), ("kick", "1"), told.append)
+            await ask_until_ready(str(where), ("kick", "1"), told.append, told_s=0.01, answer_s=0.2)
     assert told == ["the bridge has not answered yet; waiting for it"]
 
 
 @pytest.mark.parametrize("asks", [b"", b"POST /v1/command HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "half"])
-async def test_clients_that_hang_keep_no_admin_out_and_are_ended(
-    asks: bytes, tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "LOOK_S", 0.01)
+async def test_clients_that_hang_keep_no_admin_out_and_are_ended(asks: bytes, tmp_path: Path, desk: Desk) -> None:
     where = str(tmp_path / "control.sock")
     application = control_application(desk.handle, RefusedError)
     hanging: list[socket.socket] = []
-    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=3):
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=3, look_s=0.01):
         for _ in range(10):
             client = socket.socket(socket.AF_UNIX)
             client.connect(where)
@@ -215,16 +207,15 @@ async def test_clients_that_hang_keep_no_admin_out_and_are_ended(
 
 
 async def test_a_client_that_does_not_read_its_answer_is_ended_like_one_that_says_nothing(
-    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, desk: Desk
 ) -> None:
-    monkeypatch.setattr(server, "LOOK_S", 0.01)
     desk.answer = {"rows": ["x" * 1000] * 3000}
     where = str(tmp_path / "bounded.sock")
     application = control_application(desk.handle, RefusedError)
     body = json.dumps({"words": ["log"]}).encode()
     request = b"POST /v1/command HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     clients: list[socket.socket] = []
-    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=1):
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=1, look_s=0.01):
         for _ in range(2):
             client = socket.socket(socket.AF_UNIX)
             client.connect(where)
