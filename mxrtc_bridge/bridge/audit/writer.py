@@ -29,7 +29,7 @@ from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditEntry, AuditKind, AuditRecord, Head, entry_after
 from mxrtc_bridge.core.audit.shares import AuditShares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
-from mxrtc_bridge.engine.outside import DaemonThreads
+from mxrtc_bridge.engine.outside import DaemonThreads, in_new_thread
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import TAIL_LINES, AuditFile
 
@@ -52,6 +52,8 @@ HANGS_S = 10.0
 MAX_DOUBTFUL = 8 * MOST_TOGETHER
 CLOSE_S = 8.0
 """How long a stop waits for the last lines: more than a database takes that is away."""
+LAST_REMOVAL_S = 1.0
+"""How long a stop waits for old files to be removed."""
 UNWRITABLE = "the audit could not be written"
 """The rule by which a decision is refused that cannot be made durable."""
 
@@ -131,6 +133,7 @@ class AuditLog:
         """Lines of the file of which it is not known whether the database has them; those of one write."""
         self._shares = AuditShares() if shares is None else shares
         self._removing: int | None = None
+        self._removal: asyncio.Task[None] | None = None
         self._failing = False
         self._closed = False
         self._ready_until = 0.0
@@ -226,6 +229,10 @@ class AuditLog:
             self._closed = True
             self._refuse_decisions()
         self._thread.shutdown()
+        if self._removal is not None:
+            # What is not removed now is at the next start.
+            await asyncio.wait([self._removal], timeout=min(LAST_REMOVAL_S, self._close_s))
+            self._removal.cancel()
 
     async def _close(self, file: AuditFile) -> None:
         self._note_shares(stopping=True)
@@ -366,7 +373,7 @@ class AuditLog:
                     self._note_refused(each.record)
             self._tell_mirror(entries)
             self._end_failing()
-            await self._remove_old()
+            await self._mind_old_files()
 
     def _tell_mirror(self, entries: list[AuditEntry]) -> None:
         for entry in entries:
@@ -425,19 +432,28 @@ class AuditLog:
         if self._doubtful:
             await self._store.take_back(list(self._doubtful))
 
-    async def _remove_old(self) -> None:
-        """Remove old files once the chain says that this was us, and find those that have become too many."""
+    async def _mind_old_files(self) -> None:
+        """Have old files removed once the chain says that this was us, and find those that have become too many."""
         assert self._file is not None
         removed, self._removing = self._removing, None
-        try:
-            if removed is not None:
-                await self._in_thread(self._file.remove_until, removed)
-            elif self._file.rotated:
+        if removed is not None:
+            # Beside all else, in a thread of its own: they may be large, and no decision waits for what is read there.
+            before, file = self._removal, self._file
+            self._removal = asyncio.create_task(self._remove_old(file, removed, before), name="old files of the audit")
+        elif self._file.rotated:
+            try:
                 self._removing = await self._in_thread(self._file.surplus)
-                self._wake.set()
+            except (StorageError, OSError) as error:
+                _say_they_stay(error)
+            self._wake.set()
+
+    async def _remove_old(self, file: AuditFile, until: int, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await in_new_thread(file.remove_until, until)
         except (StorageError, OSError) as error:
-            # It is tried again behind the next full file, or at the next start.
-            log.warning("! old files of the audit stay: %s", error)
+            _say_they_stay(error)
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
@@ -465,6 +481,11 @@ class AuditLog:
             self._failing = False
             log.warning("the audit is written again")
             self._tell_admins("The audit is written again, and new sessions are taken.")
+
+
+def _say_they_stay(error: Exception) -> None:
+    # It is tried again behind the next full file, or at the next start.
+    log.warning("! old files of the audit stay: %s", error)
 
 
 def _looked_at(task: asyncio.Task[None]) -> None:

@@ -485,6 +485,31 @@ async def test_a_disk_that_hangs_while_nothing_is_written_is_found_by_whoever_as
     await audit.close()
 
 
+async def test_no_decision_waits_while_old_files_are_removed_and_a_stop_only_a_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.max_bytes = 3000
+    audit = await world.start(hangs_s=1.0)
+    begun, over, remove = threading.Event(), threading.Event(), AuditFile.remove_until
+
+    def removes(file: AuditFile, number: int) -> None:
+        begun.set()
+        over.wait(30)
+        remove(file, number)
+
+    monkeypatch.setattr(AuditFile, "remove_until", removes)
+    monkeypatch.setattr(module, "LAST_REMOVAL_S", 0.05)
+    async with asyncio.timeout(10):
+        while not begun.is_set():
+            assert await audit.record(CALL)
+        assert all([await audit.record(CALL) for _ in range(50)])
+        await audit.close()
+    assert world.told == []
+    many = len(list(world.path.parent.glob("audit*.jsonl")))
+    over.set()
+    await until(lambda: len(list(world.path.parent.glob("audit*.jsonl"))) < many)
+
+
 async def test_start_whose_file_hangs_on_opening_says_for_what_it_waits(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
