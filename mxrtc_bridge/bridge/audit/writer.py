@@ -52,8 +52,6 @@ HANGS_S = 10.0
 MAX_DOUBTFUL = 8 * MOST_TOGETHER
 CLOSE_S = 8.0
 """How long a stop waits for the last lines: more than a database takes that is away."""
-LAST_REMOVAL_S = 1.0
-"""How long a stop waits for old files to be removed."""
 UNWRITABLE = "the audit could not be written"
 """The rule by which a decision is refused that cannot be made durable."""
 
@@ -230,8 +228,8 @@ class AuditLog:
             self._refuse_decisions()
         self._thread.shutdown()
         if self._removal is not None:
-            # What is not removed now is at the next start.
-            await asyncio.wait([self._removal], timeout=min(LAST_REMOVAL_S, self._close_s))
+            # Not for long: what is not removed now is at the next start.
+            await asyncio.wait([self._removal], timeout=self._close_s / 8)
             self._removal.cancel()
 
     async def _close(self, file: AuditFile) -> None:

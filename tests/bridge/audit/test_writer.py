@@ -489,7 +489,7 @@ async def test_no_decision_waits_while_old_files_are_removed_and_a_stop_only_a_m
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.max_bytes = 3000
-    audit = await world.start(hangs_s=1.0)
+    audit = await world.start(hangs_s=1.0, close_s=2.0)
     begun, over, remove = threading.Event(), threading.Event(), AuditFile.remove_until
 
     def removes(file: AuditFile, number: int) -> None:
@@ -498,7 +498,6 @@ async def test_no_decision_waits_while_old_files_are_removed_and_a_stop_only_a_m
         remove(file, number)
 
     monkeypatch.setattr(AuditFile, "remove_until", removes)
-    monkeypatch.setattr(module, "LAST_REMOVAL_S", 0.05)
     async with asyncio.timeout(10):
         while not begun.is_set():
             assert await audit.record(CALL)
