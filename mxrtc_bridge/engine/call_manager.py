@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Deny
@@ -516,14 +516,20 @@ class CallManager:
             if session.route == room and self._rooms.members(room) != frozenset({session.local, session.remote}):
                 session.feed(call.HangUp("not_a_direct_room"))
 
-    def rights_changed(self) -> None:
-        """Judge every live session again: calls that lost their peer end, streams that lost their service are reset."""
-        self._judge_again()
+    def rights_changed(self, users: Collection[UserId] | None = None) -> None:
+        """Judge live sessions again: calls that lost their peer end, streams that lost their service are reset.
+
+        Args:
+            users: whose sessions; None for all.
+        """
+        self._judge_again(users)
         self._expiry.rights_changed()
 
-    def _judge_again(self) -> None:
+    def _judge_again(self, users: Collection[UserId] | None = None) -> None:
         for entry in tuple(self._sessions.values()):
             session = entry.session
+            if users is not None and session.remote not in users:
+                continue
             if entry.confirming:
                 continue  # It is refused then, and the decision is written down.
             if isinstance(self._rights.may_call(session.remote, session.local), Deny):

@@ -313,7 +313,7 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
     assert module.COMPARE_S <= 60
     assert module.TICK_S <= 10
     judged: list[int] = []
-    monkeypatch.setattr(CallManager, "rights_changed", lambda _self: judged.append(1))
+    monkeypatch.setattr(CallManager, "rights_changed", lambda _self, _users=None: judged.append(1))
     async with running(homeserver, pace_of(tick_s=0.01, compare_s=0.02), **GRANTS) as (bridge, _, _):
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
         for _ in range(3):

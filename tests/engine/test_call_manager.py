@@ -483,6 +483,19 @@ async def test_right_that_ends_ends_the_live_session(bridge: Bridge) -> None:
     assert isinstance(bridge.sent[-1], Hangup)
 
 
+async def test_what_changes_for_some_is_judged_for_them_alone(bridge: Bridge) -> None:
+    """Each member who leaves a room would cost a look at all sessions otherwise."""
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    bridge.denied.add(ALICE)
+    bridge.manager.rights_changed((UserId("@bob:example.org"),))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(bridge.manager.sessions) == 1
+    bridge.manager.rights_changed((ALICE,))
+    await bridge.until(lambda: not bridge.manager.sessions)
+
+
 async def test_right_that_expires_ends_the_live_session(bridge: Bridge) -> None:
     await bridge.invite()
     await bridge.until(connected(bridge))

@@ -92,7 +92,7 @@ class ConfiguredRooms:
         self._times = times
         self._config = config
         self._given = given
-        self._judge_again: Callable[[], None] | None = None
+        self._judge_again: Callable[[Collection[UserId] | None], None] | None = None
         self._changed = asyncio.Event()
         bot = config.in_force.appservice.bot
         self._members = MemberLists(homeserver, bot, self.rights_changed)
@@ -123,14 +123,14 @@ class ConfiguredRooms:
         """The rule of a policy list that denies ``user`` everything, or None; all are denied before :meth:`recall`."""
         return self._lists.denial(user) if self._lists_read else NOT_READ
 
-    def rights_changed(self) -> None:
-        """Judge live sessions again, and look whether rights name other rooms now."""
-        self._judge()
+    def rights_changed(self, users: Collection[UserId] | None = None) -> None:
+        """Judge live sessions again, those of some users or all, and look whether rights name other rooms now."""
+        self._judge(users)
         self._changed.set()
 
-    def _judge(self) -> None:
+    def _judge(self, users: Collection[UserId] | None = None) -> None:
         if self._judge_again is not None:
-            self._judge_again()
+            self._judge_again(users)
 
     def look(self, news: News) -> None:
         """Take into account at once what an event that has arrived takes away; never blocks."""
@@ -215,13 +215,14 @@ class ConfiguredRooms:
                 refresher.doubt(room)
         self._judge()  # Perhaps it has taken the place of another one.
 
-    async def recall(self, judge_again: Callable[[], None]) -> None:
+    async def recall(self, judge_again: Callable[[Collection[UserId] | None], None]) -> None:
         """Take over what the policy lists said at the end of the last run; from then on there are rights.
 
         Given grants must have been loaded: they name rooms.
 
         Args:
-            judge_again: called when members or lists have changed, to judge live sessions again; must not block.
+            judge_again: called when members or lists have changed, to judge live sessions again, those of the users
+                that it is given or all; must not block.
 
         Raises:
             StorageError: the database cannot be read.

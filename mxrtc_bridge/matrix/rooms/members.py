@@ -13,7 +13,7 @@ it is asked for again and has fewer.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class MemberLists:
     Args:
         homeserver: acts as the bot.
         bot: who sees.
-        changed: called after each change; must not block.
+        changed: told after each change for whom it is one; must not block.
         monotonic: seconds.
     """
 
@@ -55,7 +55,7 @@ class MemberLists:
         self,
         homeserver: QuietHomeserver,
         bot: UserId,
-        changed: Callable[[], None],
+        changed: Callable[[Collection[UserId]], None],
         monotonic: Callable[[], float] = elapsed_s,
         *,
         max_gone: int = MAX_GONE,
@@ -72,7 +72,7 @@ class MemberLists:
         self._asking: Counter[RoomId] = Counter()
         self._number = 0
         """Of the last news."""
-        self._gone: dict[RoomId, dict[UserId, _Gone]] = {}
+        self._gone: dict[RoomId, OrderedDict[UserId, _Gone]] = {}
         self._unsure: dict[RoomId, _Gone] = {}
         """Rooms in which too many were taken away to know each of them."""
         self._forgotten: dict[RoomId, int] = {}
@@ -120,7 +120,7 @@ class MemberLists:
             if _overtakes(unsure, number, began):
                 return SETTLE_S
             del self._unsure[room]
-        gone = self._gone.get(room, {})
+        gone = self._gone.get(room, OrderedDict())
         away = {user for user, end in gone.items() if _overtakes(end, number, began)}
         if last:
             for user in gone.keys() - away:
@@ -137,8 +137,9 @@ class MemberLists:
         self._too_large.discard(room)
         self._gone.pop(room, None)
         self._unsure.pop(room, None)
-        if self._take_away(room, self._members.pop(room, set())):
-            self._changed()
+        if members := self._members.pop(room, set()):
+            self._take_away(room, members)
+            self._changed(members)
 
     def look(self, room: RoomId, user: UserId, *, joined: bool) -> bool:
         """Take news of a membership into account as soon as they arrive, in whatever state they are.
@@ -151,7 +152,7 @@ class MemberLists:
         if members is None and not self._asking[room]:
             return False
         known = members is not None and user in members
-        gone = self._gone.setdefault(room, {})
+        gone = self._gone.setdefault(room, OrderedDict())
         if joined:
             if user in gone:
                 # Joined again, perhaps: only a question that is asked from now on can say.
@@ -162,16 +163,17 @@ class MemberLists:
         if members is not None and known:
             members.discard(user)
             self._take_away(room, (user,))
-            self._changed()
+            self._changed((user,))
         return known
 
-    def _note_gone(self, room: RoomId, gone: dict[UserId, _Gone], user: UserId) -> None:
+    def _note_gone(self, room: RoomId, gone: OrderedDict[UserId, _Gone], user: UserId) -> None:
         now = self._monotonic()
-        if len(gone) >= self._max_gone and not self._asking[room]:
-            for each in [each for each, end in gone.items() if end.until <= now]:
-                del gone[each]
+        gone.pop(user, None)  # it goes to the end: they are in the order of time
+        if not self._asking[room]:
+            while gone and gone[first := next(iter(gone))].until <= now:
+                del gone[first]
         end = _Gone(self._number, now + SETTLE_S)
-        if user in gone or len(gone) < self._max_gone:
+        if len(gone) < self._max_gone:
             gone[user] = end
         else:
             self._unsure[room] = end
@@ -193,16 +195,15 @@ class MemberLists:
         for user in members - before:
             self._rooms.setdefault(user, set()).add(room)
         if before != members:
-            self._changed()
+            self._changed(before ^ members)
 
-    def _take_away(self, room: RoomId, users: Collection[UserId]) -> bool:
+    def _take_away(self, room: RoomId, users: Collection[UserId]) -> None:
         for user in users:
             rooms = self._rooms.get(user)
             if rooms is not None:
                 rooms.discard(room)
                 if not rooms:
                     del self._rooms[user]
-        return bool(users)
 
 
 def _overtakes(end: _Gone, number: int, began: float) -> bool:

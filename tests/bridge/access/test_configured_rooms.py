@@ -73,10 +73,10 @@ async def test_nobody_has_a_right_before_the_policy_lists_were_read() -> None:
     assert not any(rights_of_alice())
     rules.broken = True
     with pytest.raises(StorageError):
-        await rooms.recall(lambda: None)
+        await rooms.recall(lambda _users: None)
     assert not any(rights_of_alice())
     rules.broken = False
-    await rooms.recall(lambda: None)
+    await rooms.recall(lambda _users: None)
     assert all(rights_of_alice())
 
 
@@ -109,7 +109,7 @@ async def following(
     """Rooms that are followed, and how often live sessions were to be judged again."""
     judged: list[None] = []
     rooms = ConfiguredRooms(cast(Any, homeserver), cast(Any, Rules()), current, table, gap=Gap(0.0, 0.0))
-    await rooms.recall(lambda: judged.append(None))
+    await rooms.recall(lambda _users: judged.append(None))
     await rooms.bot_rooms.enter()
     tasks = [asyncio.create_task(rooms.run()), asyncio.create_task(rooms.bot_rooms.run())]
     try:
@@ -195,7 +195,7 @@ async def test_room_of_a_given_grant_is_entered_after_a_restart_too(given: str) 
     async with following(homeserver, table, CurrentConfig(config())) as (rooms, _):
         table.add(stored(1, f"room:{TEAM}", "web"))
         if given == "before the start":
-            await rooms.recall(lambda: None)
+            await rooms.recall(lambda _users: None)
             await rooms.bot_rooms.enter()
         else:
             # The task that follows names has not begun yet.

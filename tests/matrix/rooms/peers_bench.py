@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,7 +194,7 @@ class Bench:
     changed: Callable[[], None] = lambda: None
     entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None
 
-    def _lists_changed(self) -> None:
+    def _lists_changed(self, _users: Collection[UserId]) -> None:
         self.changed()
 
     def __post_init__(self) -> None:

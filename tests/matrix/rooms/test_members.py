@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import nullcontext
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.rooms.members import SETTLE_S, MemberLists
+from tests.counted_lines import lines
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 from tests.long import examples
 from tests.matrix.rooms.peers_bench import ALICE, BOT, MALLORY, PEER, ROOM, Bench
@@ -53,11 +55,13 @@ class World:
     def __init__(self, **limits: int) -> None:
         self.server = Server()
         self.changes = 0
+        self.changed = set[UserId]()
         self.now = 1000.0
         self.lists = MemberLists(self.server, BOT, self.change, lambda: self.now, **limits)
 
-    def change(self) -> None:
+    def change(self, users: Collection[UserId]) -> None:
         self.changes += 1
+        self.changed = set(users)
 
     def look(self, user: UserId, *, joined: bool, room: RoomId = ROOM) -> bool:
         return self.lists.look(room, user, joined=joined)
@@ -86,6 +90,7 @@ async def test_event_takes_a_member_away_at_once_and_asks(world: World) -> None:
     assert world.look(ALICE, joined=False)
     assert world.lists.rooms_of(ALICE) == frozenset()
     assert world.changes == before + 1, "live sessions are judged again"
+    assert world.changed == {ALICE}, "those of this user"
     assert not world.look(MALLORY, joined=False), "who is no member is no news"
     assert world.changes == before + 1
 
@@ -125,11 +130,31 @@ async def test_answer_drops_who_is_not_in_it_and_nobody_is_dropped_while_it_is_w
     world.server.rooms[ROOM] = {BOT, MALLORY}
     await world.lists.learn(ROOM)
     assert (world.lists.rooms_of(ALICE), world.lists.rooms_of(MALLORY)) == (frozenset(), {ROOM})
-    assert world.changes == before + 1
+    assert (world.changes, world.changed) == (before + 1, {ALICE, MALLORY}), "who stays is not judged again"
     await world.lists.learn(ROOM)
     assert world.changes == before + 1, "nothing has changed"
     world.lists.forget(ROOM)
     assert world.lists.rooms_of(MALLORY) == frozenset()
+    assert world.changed == {BOT, MALLORY}
+
+
+async def test_a_crowd_that_leaves_over_and_over_costs_no_look_at_all_that_left_before(world: World) -> None:
+    """Strangers in a room that a right names may leave as often as they like, before what they did is settled."""
+    world = World(max_gone=500)
+    await world.lists.learn(ROOM)
+
+    def leaves(number: int) -> None:
+        world.look(UserId(f"@m{number}:evil.test"), joined=False)
+
+    usual = lines(lambda: leaves(0), "matrix/rooms/members")
+    for number in range(1, 600):
+        leaves(number)
+    assert lines(lambda: leaves(600), "matrix/rooms/members") <= 2 * usual
+    # What is settled makes room for others.
+    world.now += SETTLE_S
+    leaves(700)
+    world.now += SETTLE_S
+    assert await world.lists.learn(ROOM) is None
 
 
 async def test_a_homeserver_that_does_not_answer_ends_nothing_and_gives_nothing(world: World) -> None:

@@ -41,7 +41,7 @@ MakePeers = Callable[[], RealPeers]
 
 
 def no_bot_rooms(bridge: Homeserver) -> BotRooms:
-    return BotRooms(bridge, BOT, {}, MemberLists(bridge, BOT, lambda: None))
+    return BotRooms(bridge, BOT, {}, MemberLists(bridge, BOT, lambda _users: None))
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -235,7 +235,7 @@ async def test_invitations_of_a_crowd_have_aliases_resolved_once_in_a_while() ->
     now = [1000.0]
     homeserver = Homeserver()
     homeserver.aliases[ALIAS] = OLD
-    lists = MemberLists(homeserver, BOT, lambda: None, lambda: now[0])
+    lists = MemberLists(homeserver, BOT, lambda _users: None, lambda: now[0])
     rooms = BotRooms(homeserver, BOT, {"admin": ALIAS}, lists, monotonic=lambda: now[0])
     await rooms.enter()
     before = len(homeserver.of("resolve"))
