@@ -14,7 +14,7 @@ from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import parse_user_id
+from mxrtc_bridge.core.ids import typed_user_id
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
@@ -27,7 +27,7 @@ _OURS = frozenset({"kind", "time"})
 async def login(context: Context, user: str, password: str, homeserver: str | None, prefix: str, bot: str) -> None:
     """Log in and keep the token."""
     try:
-        user_id = parse_user_id(user)
+        user_id = typed_user_id(user)
     except EventError as error:
         raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
     if not password:

@@ -17,7 +17,7 @@ from mxrtc_bridge.config.values import parse_time
 from mxrtc_bridge.config.yaml_reader import Value
 from mxrtc_bridge.core.access.policy import Allow, Deny, Grant, Policy, Service, Subject, parse_subject
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import ServiceName, UserId, parse_user_id
+from mxrtc_bridge.core.ids import ServiceName, UserId, typed_user_id
 
 
 def reference_problems(data: Mapping[str, Value]) -> list[Problem]:
@@ -118,7 +118,7 @@ def _test_problems(data: Mapping[str, Value]) -> Iterator[Problem]:
         user = test.get("as")
         if isinstance(user, str):
             try:
-                parse_user_id(user)
+                typed_user_id(user)
             except EventError:
                 yield Problem((*path, "as"), f"{quoted(user)} is not a user id like @alice:example.org")
         if not test.get("may") and not test.get("may_not"):
@@ -186,7 +186,7 @@ def make_tests(sections: Iterable[TestSection], peers: Mapping[str, PeerSettings
     """Turn the tests of the file into values; all names in them must exist."""
     return tuple(
         PolicyTest(
-            user=parse_user_id(section.as_),
+            user=typed_user_id(section.as_),
             may=tuple(_expand(section.may, peers)),
             may_not=tuple(_expand(section.may_not, peers)),
         )

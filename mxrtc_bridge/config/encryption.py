@@ -13,7 +13,7 @@ from mxrtc_bridge.config.problems import Complain, quoted
 from mxrtc_bridge.config.secrets import find_secret
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import ConfigError, EventError
-from mxrtc_bridge.core.ids import parse_user_id
+from mxrtc_bridge.core.ids import typed_user_id
 
 MIN_KEY_CHARS = 32
 KEY_FILE = "encryption.key"
@@ -34,7 +34,7 @@ def build_encryption(
     identities = {}
     for user, key in section.identities.items():
         try:
-            identities[parse_user_id(user)] = key
+            identities[typed_user_id(user)] = key
         except EventError:
             complain(("encryption", "identities", user), f"{quoted(user)} is not a user id like @user:example.org")
     if section.enabled == "off" and section.devices != "any":

@@ -19,7 +19,7 @@ from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target, T
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
-from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, parse_user_id
+from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, typed_user_id
 from mxrtc_bridge.core.text import durations
 from mxrtc_bridge.core.webrtc import ice
 from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
@@ -142,7 +142,7 @@ def parse_group(value: object) -> str:
 def parse_user(text: str) -> str:
     """Read the id of a user, like ``@alice:example.org``."""
     try:
-        return parse_user_id(text)
+        return typed_user_id(text)
     except EventError:
         raise ValueError(f"{quoted(text)} is not a user id like @alice:example.org") from None
 

@@ -76,6 +76,22 @@ def parse_user_id(value: object) -> UserId:
     return UserId(_parse("user id", _USER_ID, value))
 
 
+def typed_user_id(text: str, own_server: str = "") -> UserId:
+    """Return what a person has typed as a user id: the server in lower case, as servers write their names.
+
+    Args:
+        text: as typed.
+        own_server: the server that is known, which is written as it is known.
+
+    Raises:
+        EventError: as for :func:`parse_user_id`.
+    """
+    user = folded(parse_user_id(text))
+    if server_of(user) != own_server.lower():
+        return user
+    return UserId(f"@{localpart_of(user)}:{own_server}")
+
+
 def parse_room_id(value: object) -> RoomId:
     """Return ``value`` as a room id (room version 12 ids have no server part)."""
     return RoomId(_parse("room id", _ROOM_ID, value))

@@ -175,10 +175,11 @@ async def test_names_that_a_homeserver_does_not_tell_about_are_not_called_right(
     assert any("is not told" in finding.what for finding in findings if finding.level is Level.WARN)
 
 
-async def test_another_domain_is_found(tmp_path: Path) -> None:
-    async with Server({}, domain="example.com") as server:
+@pytest.mark.parametrize("domain", ["example.com", "Example.org"])
+async def test_another_domain_is_found(tmp_path: Path, domain: str) -> None:
+    async with Server({}, domain=domain) as server:
         (finding,) = failures(await check(server.config(tmp_path)))
-    assert (finding.fix, "@sender:example.com" in finding.what) == ("correct homeserver.domain", True)
+    assert (finding.fix, f"@sender:{domain}" in finding.what) == ("correct homeserver.domain", True)
 
 
 async def test_what_run_would_refuse_on_this_machine_fails(tmp_path: Path) -> None:

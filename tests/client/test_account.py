@@ -28,11 +28,14 @@ class FakeHomeserver:
     url: str = ""
     errcode: str = ""
     asked: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path.rpartition("/")[2])
         if self.errcode:
             return web.json_response({"errcode": self.errcode, "error": "no"}, status=401)
+        if request.path.endswith("/login"):
+            self.names.append((await request.json())["identifier"]["user"])
         login = {"user_id": ALICE, "device_id": "LAPTOP", "access_token": "secret-token"}
         return web.json_response({"versions": ["v1.11"], **login})
 
@@ -65,7 +68,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 async def test_login_keeps_what_the_homeserver_gives(
     homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await account.login(context(state), ALICE, "password", homeserver_of_alice.url, "rtc_", "rtcbot")
+    typed = "@alice:EXAMPLE.org"
+    await account.login(context(state), typed, "password", homeserver_of_alice.url, "rtc_", "rtcbot")
+    assert homeserver_of_alice.names == [ALICE]
     assert state.load_login() == Login(homeserver_of_alice.url, ALICE, "LAPTOP", "secret-token")
     (line,) = said(capsys)
     assert (line["user"], line["device"]) == (ALICE, "LAPTOP")

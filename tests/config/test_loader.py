@@ -61,6 +61,14 @@ def test_defaults_are_the_safe_ones() -> None:
     assert (limits.setup_s, limits.session_max_s, limits.idle_room_s) == (30, 43200, 2592000)
 
 
+def test_server_with_capitals_is_the_same_server_wherever_a_user_is_named() -> None:
+    data = changed("encryption", to={"identities": {"@Alice:EXAMPLE.org": "A" * 43}})
+    data["tests"] = [{"as": "@alice:Example.Org", "may": ["build/ssh"]}]
+    config = load(data)
+    assert list(config.encryption.identities) == ["@Alice:example.org"]
+    assert [test.user for test in config.tests] == ["@alice:example.org"]
+
+
 def test_unknown_names_lead_nowhere() -> None:
     config = load(GOOD)
     assert config.target(config.peer_id("build"), "telnet") is None

@@ -32,7 +32,7 @@ from mxrtc_bridge.core.audit.chain import (
     read_line,
 )
 from mxrtc_bridge.core.errors import EventError, LocalError
-from mxrtc_bridge.core.ids import parse_user_id
+from mxrtc_bridge.core.ids import typed_user_id
 
 _KEY_FORM = "mxrtc-audit-key 1"
 
@@ -280,6 +280,6 @@ def _moment(text: str) -> int:
 
 def _user(text: str) -> str:
     try:
-        return parse_user_id(text)
+        return typed_user_id(text)
     except EventError as error:
         raise click.UsageError(f"--user: {error}.") from None

@@ -40,9 +40,10 @@ from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_time
+from mxrtc_bridge.core.access.peer_names import NamingError, parse_peer_name
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, LocalError, MxrtcError
-from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id
+from mxrtc_bridge.core.ids import UserId, is_guest_account, typed_user_id
 from mxrtc_bridge.core.text.display import display, sentence
 
 MAX_ERROR_COLUMNS = 500
@@ -95,10 +96,11 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     `encryption is on`, stop it, and start the service again.
     """
     try:
-        users = frozenset(map(parse_user_id, adopt))
+        frozenset(map(typed_user_id, adopt))
     except EventError as error:
         raise click.UsageError(f"--adopt: {error}.") from None
     config = load_as_owner(path, for_good=True)
+    users = frozenset(typed_user_id(user, config.homeserver.domain) for user in adopt)
     start_logging(config)
     # The other commands answer quickly because they never load the network libraries.
     with loading():
@@ -169,7 +171,7 @@ def explain_command(path: Path, socket: Path | None, moment: str | None, user: s
     Prints `allow` or `deny` and the rule; exit code 0 for allow, 3 for deny.
     """
     try:
-        user_id = parse_user_id(user)
+        user_id = typed_user_id(user)
         at_ms = None if moment is None else parse_time(moment)
     except (EventError, ValueError) as error:
         raise click.UsageError(sentence(str(error))) from None
@@ -188,7 +190,12 @@ def explain_command(path: Path, socket: Path | None, moment: str | None, user: s
             raise
         return _decided(user_id, answer)  # it cannot be in force
     name, slash, service_name = service.partition("/")
-    peer, wanted = UserId(name) if name.startswith("@") else config.peer_id(name), service_name if slash else None
+    wanted = service_name if slash else None
+    try:
+        prefix = config.appservice.peer_prefix
+        peer = parse_peer_name(name, server=config.homeserver.domain, prefix=prefix).peer
+    except NamingError:
+        peer = config.peer_id(name)  # which there is not
     decision = config.decide(user_id, peer, wanted, time.time_ns() // 1_000_000 if at_ms is None else at_ms)
     if answer is not None:
         if answer.alone == decision.rule:

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import EventError, LocalError
-from mxrtc_bridge.core.ids import ServiceName, UserId, parse_service_name, parse_user_id
+from mxrtc_bridge.core.ids import ServiceName, UserId, parse_service_name, typed_user_id
 from mxrtc_bridge.core.text.display import quoted
 
 MAX_NAME_CHARS = 400
@@ -64,7 +64,7 @@ def _parse_peer(text: str, server: str, prefix: str) -> UserId:
     else:
         full = ""
     try:
-        return parse_user_id(full)
+        return typed_user_id(full, server)
     except EventError:
         raise NamingError(
             f"{quoted(text)} is not the name of a peer; write build, build@example.org or @{prefix}build:example.org"

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.access.peer_names import NamingError, parse_peer_name
 from mxrtc_bridge.core.access.policy import Subject, parse_subject
 from mxrtc_bridge.core.bot.words import free_text, unquoted
 from mxrtc_bridge.core.errors import ConfigError, EventError
-from mxrtc_bridge.core.ids import ServiceName, UserId, parse_user_id
+from mxrtc_bridge.core.ids import ServiceName, UserId, typed_user_id
 from mxrtc_bridge.core.text.display import display, sentence
 from mxrtc_bridge.core.text.durations import parse_duration, take_duration
 
@@ -108,7 +108,7 @@ class Arguments:
         """Take the id of a user."""
         word = self.word("The user is missing: write @user:example.org.")
         try:
-            return parse_user_id(word)
+            return typed_user_id(word, self.names.server)
         except EventError:
             raise WrongError(f"{shown(word)} is not a user; write @user:example.org.") from None
 

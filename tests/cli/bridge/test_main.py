@@ -213,6 +213,7 @@ def test_registration_says_when_its_sender_changes_each_time(admin: Admin) -> No
         ("@alice:example.org", "build/ssh", 0, "allow: grant build-users\n", ""),
         ("@alice:example.org", "build", 0, "allow: grant build-users\n", ""),
         ("@alice:example.org", "@rtc_build:example.org/ssh", 0, "allow: grant build-users\n", ""),
+        ("@alice:EXAMPLE.org", "@rtc_build:Example.ORG/ssh", 0, "allow: grant build-users\n", ""),
         ("@eve:example.org", "build/ssh", 3, "deny: no grant\n", ""),
         ("@alice:example.org", "build/web", 3, "deny: no grant\n", "Peer build has no service 'web'; known: ssh.\n"),
         ("@alice:example.org", "biuld/ssh", 3, "deny: no grant\n", "There is no peer 'biuld'; known: build.\n"),

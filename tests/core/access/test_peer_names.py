@@ -20,12 +20,20 @@ HOME = "home.example"
         ("build@other.example:8448/web", "@rtc_build:other.example:8448", "web"),
         ("@rtc_build:other.example/ssh", "@rtc_build:other.example", "ssh"),
         ("@rtcbot:home.example", "@rtcbot:home.example", None),
+        ("build@OTHER.example/web", "@rtc_build:other.example", "web"),
+        ("@Rtc_Build:Other.Example/ssh", "@Rtc_Build:other.example", "ssh"),
         ("a.b-c_d=e/x.y-z_1", "@rtc_a.b-c_d=e:home.example", "x.y-z_1"),
     ],
 )
 def test_name_is_read(text: str, peer: str, service: str | None) -> None:
     expected = PeerName(UserId(peer), None if service is None else ServiceName(service))
     assert parse_peer_name(text, server=HOME) == expected
+
+
+@pytest.mark.parametrize("text", ["build", "build@home.EXAMPLE", "@rtc_build:HOME.example"])
+def test_name_of_the_own_server_is_written_as_that_is_known(text: str) -> None:
+    """Of a homeserver whose name has capitals, the ids of all users have them."""
+    assert parse_peer_name(text, server="Home.Example").peer == "@rtc_build:Home.Example"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ READ: list[tuple[str, tuple[object, ...]]] = [
     ("kick 4", (None, "4", "")),
     ("kick #4 because x", (None, "4", "x")),
     ("kick @bob:example.org", (BOB, "", "")),
+    ("kick @bob:EXAMPLE.org", (BOB, "", "")),
+    ("open @rtc_build:Example.Org", (BUILD,)),
     ("log", (None, None, None, 1)),
     ("log build", (None, BUILD, None, 1)),
     ("log @rtc_build:example.org", (None, BUILD, None, 1)),
