@@ -190,12 +190,7 @@ def explain_command(path: Path, socket: Path | None, moment: str | None, user: s
             raise
         return _decided(user_id, answer)  # it cannot be in force
     name, slash, service_name = service.partition("/")
-    wanted = service_name if slash else None
-    try:
-        prefix = config.appservice.peer_prefix
-        peer = parse_peer_name(name, server=config.homeserver.domain, prefix=prefix).peer
-    except NamingError:
-        peer = config.peer_id(name)  # which there is not
+    peer, wanted = _peer_named(config, name), service_name if slash else None
     decision = config.decide(user_id, peer, wanted, time.time_ns() // 1_000_000 if at_ms is None else at_ms)
     if answer is not None:
         if answer.alone == decision.rule:
@@ -205,6 +200,13 @@ def explain_command(path: Path, socket: Path | None, moment: str | None, user: s
         say(unknown, "yellow")
     say(f"by the file alone, without what admins have given, rooms and policy lists: {why}", "yellow")
     return _decided(user_id, Explanation(isinstance(decision, Allow), decision.rule))
+
+
+def _peer_named(config: Config, name: str) -> UserId:
+    try:
+        return parse_peer_name(name, server=config.homeserver.domain, prefix=config.appservice.peer_prefix).peer
+    except NamingError:
+        return config.peer_id(name)  # which there is not
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 CONCURRENCY = 8
 """Requests at the same time while many users or rooms are gone through."""
+MAX_NAMELESS = 1000
+"""Rooms that peers have joined while they made some; beyond that the next start leaves them."""
 SWEEP_S = 60.0
 """How long declining what had no answer may take at a sweep."""
 HANDLE_TIMEOUT_S = 50.0
@@ -73,6 +75,7 @@ class Peers:
         handle_timeout_s: float = HANDLE_TIMEOUT_S,
         leave_s: float = LEAVE_S,
         own_server: str = "",
+        was_read: Callable[[RoomId, bool], None] = lambda _room, _fit: None,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -91,6 +94,7 @@ class Peers:
             handle_timeout_s: See :data:`HANDLE_TIMEOUT_S`.
             leave_s: See :data:`mxrtc_bridge.matrix.rooms.departures.LEAVE_S`.
             own_server: our homeserver, which has larger shares of what is limited for one server.
+            was_read: told of each room of an earlier run that was read, and whether it holds two; must not block.
         """
         self._handle_timeout_s = handle_timeout_s
         self._homeserver = homeserver
@@ -115,8 +119,17 @@ class Peers:
             third=lambda room: self._tell_once(room, "third", _THIRD),
             monotonic=monotonic,
         )
-        self.departures = Departures(homeserver, directory, index, leave_s=leave_s)
+        self.departures = Departures(
+            homeserver,
+            directory,
+            index,
+            may_use=self._has_right,
+            keep=self._keep,
+            leave_s=leave_s,
+        )
         self._expecting: Counter[UserId] = Counter()
+        self._unanswered_joins: list[tuple[UserId, RoomId]] = []
+        """Rooms that peers have joined while they made some; these are theirs if the answer names them."""
         self.invitations = Invitations(monotonic, own_server)
         self._seldom = RateLimitedLog(log, monotonic)
         self.discovery = RoomDiscovery(
@@ -129,6 +142,7 @@ class Peers:
             may_use=may_use,
             wall_ms=wall_ms,
             monotonic=monotonic,
+            was_read=was_read,
         )
 
     def is_peer(self, user: UserId) -> bool:
@@ -147,6 +161,16 @@ class Peers:
             self._expecting[peer] -= 1
             if not self._expecting[peer]:
                 del self._expecting[peer]
+                self._leave_nameless(peer)
+
+    def _leave_nameless(self, peer: UserId) -> None:
+        """Have a room left that a peer has made, where no answer has named it: it would be asked for again."""
+        joined, self._unanswered_joins = self._unanswered_joins, []
+        for place in joined:
+            if place[0] != peer:
+                self._unanswered_joins.append(place)
+            elif self._index.get(place[1]) is None and place[1] not in self._index.unread:
+                self.discovery.note(*place, None)
 
     async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None:
         """Take a room into the index that ``peer`` has made for ``user``, who is invited; calls wait for the join."""
@@ -215,14 +239,21 @@ class Peers:
         """
         self._drop_unused()
         await self.departures.leave_noted()
-        if self.departures:
-            log.warning("! %d rooms without a right could not be left yet; trying again", len(self.departures))
+        if failed := self.departures.failed:
+            log.warning("! %d rooms without a right could not be left yet; trying again", failed)
 
     def _drop_unused(self) -> None:
-        """Take rooms out of the index before the first request: no call is taken there from now on."""
+        """Take rooms out of the index before the first request, and back those whose right was given back in time."""
         for room in self._index:
-            if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer)):
-                self._drop(room)
+            if not self._has_right(room.peer, room.user):
+                self._drop(room, saved_by=room.user)
+        self.departures.save()
+
+    def _keep(self, peer: UserId, room: RoomId, user: UserId) -> None:
+        self.discovery.note(peer, room, user)
+
+    def _has_right(self, peer: UserId, user: UserId) -> bool:
+        return self.is_peer(peer) and self._may_use(user, peer)
 
     async def run(self) -> None:
         """Leave what the last run has not left, and read the rooms that peers are in, until cancelled."""
@@ -299,14 +330,14 @@ class Peers:
         if self._index.get(event.room_id) is not None:
             # What comes next in this room is judged by who is in it: an invite of whoever has just joined, say.
             await self.membership.refresher.confirm(event.room_id)
-        elif membership == "join" and self._is_lost_join(event.room_id, target):
-            # After a join that was taken back at once the request is refused.
-            with self.membership.entering(event.room_id):
-                await self.discovery.learn(target, event.room_id, None, shared=False)
-
-    def _is_lost_join(self, room: RoomId, user: UserId) -> bool:
-        """Whether this can only be our own join, whose answer was lost."""
-        return self.is_peer(user) and not self._expecting[user] and not self._bot_rooms.is_named(room)
+        elif membership == "join" and self.is_peer(target) and not self._bot_rooms.is_named(event.room_id):
+            if not self._expecting[target]:
+                # This can only be our own join, whose answer was lost. After one that was taken back at once the
+                # request is refused.
+                with self.membership.entering(event.room_id):
+                    await self.discovery.learn(target, event.room_id, None, shared=False)
+            elif len(self._unanswered_joins) < MAX_NAMELESS:
+                self._unanswered_joins.append((target, event.room_id))
 
     async def _leave_after(self, room: PeerRoom, gone: UserId) -> None:
         """Leave a room that one of its two has left; where it was the peer, there is nobody left to leave it."""
@@ -414,12 +445,12 @@ class Peers:
         self._drop(room)
         await self.departures.leave(room.peer, room.room_id)
 
-    def _drop(self, room: PeerRoom) -> None:
+    def _drop(self, room: PeerRoom, *, saved_by: UserId | None = None) -> None:
         """Forget a room that is about to be left; until it is, it is one of those that must be left at last."""
         self._index.drop(room.room_id)
         self.membership.refresher.forget(room.room_id)
         self._listener.member_left(room.room_id, room.peer)
-        self.departures.note(room.peer, room.room_id)
+        self.departures.note(room.peer, room.room_id, saved_by=saved_by)
         self._seldom.info(room.user, "%s leaves its room with %s", room.peer, room.user)
 
     def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:

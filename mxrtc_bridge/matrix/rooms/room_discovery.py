@@ -46,6 +46,7 @@ class RoomDiscovery:
         may_use: Callable[[UserId, UserId], bool],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
+        was_read: Callable[[RoomId, bool], None] = lambda _room, _fit: None,
     ) -> None:
         """Make it; nothing is asked before :meth:`find`.
 
@@ -59,7 +60,9 @@ class RoomDiscovery:
             may_use: whether a user (first) holds a grant for a peer (second).
             wall_ms: milliseconds since the epoch.
             monotonic: seconds.
+            was_read: told of each room that was read, and whether it holds two; must not block.
         """
+        self._was_read = was_read
         self._homeserver = homeserver
         self._directory = directory
         self._index = index
@@ -96,18 +99,22 @@ class RoomDiscovery:
         for peer, room in found:
             owner = stored.pop((peer, room), None)
             if self._index.get(room) is None or self._is_of_another(peer, room):
-                self._index.unread.setdefault(room, {})[peer] = owner
-                self._membership.expect(room)
-                self.reader.doubt(room)
-        for peer, room in stored:
+                self.note(peer, room, owner)
+        for (peer, room), user in stored.items():
             if self._is_peer(peer):
                 await self._directory.remove(peer, room)
             else:
                 # Taken out of the configuration while the bridge was down, or before it had left.
-                self._departures.note(peer, room)
+                self._departures.note(peer, room, saved_by=user)
         # Last: where the database fails, or this is cut short, all of them are asked for again.
         self._unlisted = unlisted
         log.info("%d peers in %d rooms", len(asked), len(found))
+
+    def note(self, peer: UserId, room: RoomId, owner: UserId | None) -> None:
+        """Have a room read that a peer is in; ``owner`` is the user whose room it is, as far as that is known."""
+        self._index.unread.setdefault(room, {})[peer] = owner
+        self._membership.expect(room)
+        self.reader.doubt(room)
 
     async def _list_rooms(self, peers: Iterable[UserId]) -> tuple[list[tuple[UserId, RoomId]], set[UserId]]:
         """The rooms that peers are in, but for those of the bot, and the peers whom the homeserver refuses."""
@@ -145,13 +152,19 @@ class RoomDiscovery:
 
     async def _read(self, room: RoomId) -> None:
         """Take a room that peers were in at the start into the index, or leave it."""
-        owners = self._index.unread.get(room, {})
-        for peer, owner in tuple(owners.items()):
-            await self.learn(peer, room, owner, shared=len(owners) > 1 or self._is_of_another(peer, room))
+        owners, read = self._index.unread.get(room, {}), set[UserId]()
+        # Until there is none: another peer may be found in it meanwhile.
+        while left := owners.keys() - read:
+            for peer in left:
+                shared = len(owners) > 1 or self._is_of_another(peer, room)
+                await self.learn(peer, room, owners[peer], shared=shared)
+            read |= left
         if self._index.unread.pop(room, None) is not None and not self._index.unread:
             log.info("all rooms of peers are read")
         self.reader.forget(room)
         self._membership.entered(room)
+        known = self._index.get(room)
+        self._was_read(room, known is not None and known.is_pair)
 
     async def learn(self, peer: UserId, room_id: RoomId, stored_owner: UserId | None, *, shared: bool) -> None:
         """Take a room that the peer is in already into the index, or leave it.
@@ -186,6 +199,7 @@ class RoomDiscovery:
         # A room that is known already was told these things when it became so.
         room.told.update(("encrypted",) if room.encrypted else ())
         self._index.enter(room)
+        self._departures.forget(peer, room_id)
         if stored_owner is None:
             # Only then: a start is no use of the room, and must not make an idle one look busy.
             await self._directory.upsert(peer, room_id, owner, self._wall_ms())

@@ -193,6 +193,7 @@ class Bench:
     leave_s: float = LEAVE_S
     changed: Callable[[], None] = lambda: None
     entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None
+    was_read: Callable[[RoomId, bool], None] = lambda _room, _fit: None
 
     def _lists_changed(self, _users: Collection[UserId]) -> None:
         self.changed()
@@ -217,6 +218,7 @@ class Bench:
             monotonic=lambda: self.now_ms / 1000,
             handle_timeout_s=self.handle_timeout_s,
             leave_s=self.leave_s,
+            was_read=self.was_read,
         )
 
     async def arrive(self, each: RoomEvent) -> None:

@@ -8,8 +8,32 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.rooms.departures import Departures
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
-from tests.matrix.rooms.peers_bench import ALICE, PEER, PEER_2, ROOM, Bench, FakeDirectory, StoredRoom
+from tests.matrix.rooms.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, FakeDirectory, StoredRoom
+
+OTHER = RoomId("!other:example.org")
+
+
+class World:
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.found: list[tuple[UserId, RoomId, UserId]] = []
+        self.rights = {ALICE}
+        self.bench.homeserver.members = {ROOM: {ALICE, PEER}, OTHER: {ALICE, PEER}}
+        for room in (ROOM, OTHER):
+            self.bench.directory.rooms[PEER, room] = StoredRoom(PEER, room, ALICE, 5)
+        self.departures = Departures(
+            self.bench.homeserver,
+            self.bench.directory,
+            self.bench.index,
+            may_use=lambda peer, user: peer == PEER and user in self.rights,
+            keep=lambda peer, room, user: self.found.append((peer, room, user)),
+        )
+
+    @property
+    def left(self) -> list[object]:
+        return [room for _, room, _ in self.bench.homeserver.of("leave")]
 
 
 async def test_room_that_could_not_be_left_is_left_at_the_next_sweep() -> None:
@@ -99,3 +123,57 @@ async def test_only_who_is_not_there_need_not_leave_again(status: int, again: bo
     bench.homeserver.failures.clear()
     await bench.peers.leave_idle(0)
     assert len(bench.homeserver.of("leave")) == (2 if again else 1)
+
+
+async def test_room_whose_leaving_hangs_holds_up_no_other_and_is_asked_for_once() -> None:
+    world = World()
+    world.bench.homeserver.hanging.add(ROOM)
+    world.departures.note(PEER, ROOM)
+    hanging = asyncio.create_task(world.departures.leave_noted())
+    while not world.left:
+        await asyncio.sleep(0)
+    world.departures.note(PEER, OTHER)
+    async with asyncio.timeout(1):
+        await world.departures.leave_noted()
+    assert world.left == [ROOM, OTHER]
+    assert (len(world.departures), world.departures.failed) == (1, 0)
+    hanging.cancel()
+    await asyncio.wait([hanging])
+    assert world.departures.failed == 1, "it is left at the next time"
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "found"),
+    [(ALICE, [(PEER, ROOM, ALICE)]), (MALLORY, []), (None, [])],
+    ids=["back", "lost", "never had"],
+)
+async def test_room_is_kept_only_where_its_user_has_the_right_back(
+    saved_by: UserId | None, found: list[tuple[UserId, RoomId, UserId]]
+) -> None:
+    world = World()
+    world.departures.note(PEER, ROOM, saved_by=saved_by)
+    await world.departures.leave_noted()
+    assert world.found == found
+    assert world.left == ([] if found else [ROOM])
+    assert len(world.departures) == 0
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+async def test_right_that_comes_back_while_the_room_is_being_left_keeps_it_only_if_it_was_not_left(
+    is_left: bool,
+) -> None:
+    world = World()
+    world.rights.clear()
+    world.departures.note(PEER, ROOM, saved_by=ALICE)
+    if not is_left:
+        world.bench.homeserver.failures["leave"] = HomeserverError("no answer", 0)
+    leaving = asyncio.create_task(world.departures.leave_noted())
+    while not world.left:
+        await asyncio.sleep(0)
+    world.rights.add(ALICE)
+    world.departures.save()
+    assert world.found == [], "it may be left already"
+    await leaving
+    assert world.found == ([] if is_left else [(PEER, ROOM, ALICE)])
+    assert ((PEER, ROOM) in world.bench.directory.rooms) is not is_left
+    assert len(world.departures) == 0

@@ -252,3 +252,68 @@ async def test_idle_room_that_is_not_read_yet_is_not_forgotten() -> None:
     assert await bench.peers.leave_idle(bench.now_ms) == 0
     await bench.peers.settled(ROOM)
     assert await bench.peers.leave_idle(bench.now_ms) == 1
+
+
+async def test_what_a_user_is_told_in_a_room_that_is_not_read_yet_has_the_place_and_the_speaker() -> None:
+    other, crowd = RoomId("!other:example.org"), RoomId("!crowd:example.org")
+    bench = Bench(directory=FakeDirectory(*(StoredRoom(PEER, room, ALICE, 5) for room in (ROOM, crowd))))
+    bench.homeserver.members = {crowd: {ALICE, PEER, MALLORY}, ROOM: {ALICE, PEER}, other: {MALLORY, PEER_2}}
+    await bench.peers.start()
+    assert (bench.index.chat_with(PEER, MALLORY), bench.index.chat_with(PEER_2, MALLORY)) == (None, None)
+    assert bench.index.chat_with(PEER, ALICE) in (ROOM, crowd)
+    assert (bench.index.teller_in(ROOM), bench.index.speaker_in(ROOM)) == (PEER, None)
+    await bench.peers.settled(ROOM)
+    assert (bench.index.chat_with(PEER, ALICE), bench.index.teller_in(ROOM)) == (ROOM, PEER)
+
+
+async def test_peer_that_is_found_in_a_room_while_it_is_read_leaves_it() -> None:
+    bench, asked = Bench(), asyncio.Event()
+    bench.homeserver.members = {ROOM: {ALICE, PEER, PEER_2}}
+    bench.homeserver.locked = {PEER_2}
+    bench.directory.rooms[PEER, ROOM] = StoredRoom(PEER, ROOM, ALICE, 5)
+    await bench.peers.start()
+    bench.homeserver.locked = set()
+    facts = bench.homeserver.room_facts
+
+    async def meanwhile(room: RoomId, as_user: UserId | None = None, *, succession: bool = False) -> RoomFacts:
+        if not asked.is_set():
+            asked.set()
+            bench.index.unread[room][PEER_2] = None
+        return await facts(room, as_user, succession=succession)
+
+    bench.homeserver.room_facts = meanwhile  # type: ignore[method-assign]
+    await bench.peers.settled(ROOM)
+    assert bench.homeserver.of("leave") == [("leave", ROOM, PEER_2)]
+    assert (bench.index.unread, bench.index.peer_in(ROOM)) == ({}, PEER)
+
+
+@pytest.mark.parametrize("peer_too", [False, True])
+async def test_right_that_a_second_reload_gives_back_before_a_room_is_left_keeps_the_room(peer_too: bool) -> None:
+    read: list[tuple[RoomId, bool]] = []
+    bench = Bench(was_read=lambda room, fit: read.append((room, fit)))
+    await bench.invited()
+    if not peer_too:
+        bench.granted.discard((ALICE, PEER))
+    await bench.peers.reload([] if peer_too else bench.profiles)
+    assert bench.index.get(ROOM) is None
+    bench.granted.add((ALICE, PEER))
+    await bench.peers.reload(bench.profiles)
+    assert bench.index.get(ROOM) is None, "who is in it has to be asked for"
+    await bench.peers.leave_unused()
+    await bench.peers.settled(ROOM)
+    assert bench.homeserver.of("leave") == []
+    assert (bench.index.members(ROOM), len(bench.peers.departures), read) == ({ALICE, PEER}, 0, [(ROOM, True)])
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_room_that_a_peer_has_made_is_left_where_no_answer_has_named_it(named: bool) -> None:
+    bench = Bench()
+    await bench.peers.start()
+    with bench.peers.expecting(PEER):
+        await bench.member(PEER, "join")
+        if named:
+            await bench.peers.adopt(ROOM, PEER, ALICE)
+    for room in tuple(bench.peers.discovery.reader.doubtful()):
+        await bench.peers.discovery.reader.confirm(room)
+    assert bench.homeserver.of("leave") == ([] if named else [("leave", ROOM, PEER)])
+    assert bench.index.peer_in(ROOM) == (PEER if named else None)
