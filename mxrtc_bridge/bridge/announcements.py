@@ -45,10 +45,10 @@ class Announcements:
         if not isinstance(service.target, FilesTarget) or not service.target.announce:
             return
         key = f"delivery-{secrets.token_hex(8)}"
-        room = next((room for room in self._rooms.rooms_of(delivery.peer, delivery.sender) if room.is_pair), None)
+        room = self._rooms.chat_with(delivery.peer, delivery.sender)
         if room is not None:
             text = receipt(delivery)
-            self._notices.post(room.room_id, delivery.peer, text.plain, text.html, key=key)
+            self._notices.post(room, delivery.peer, text.plain, text.html, key=key)
         text = announcement(delivery)
         self._post("notices", text.plain, text.html, key)
 

@@ -150,7 +150,7 @@ def build_access(basis: Basis, consent: Consent) -> Access:
         basis.homeserver, stores.policy_rules, config, table, times=basis.pace.comparison, gap=basis.pace.gap
     )
     index = RoomIndex(rooms.bot_rooms, config.claims)
-    notices = Notices()
+    notices = Notices(is_unread=index.unread.__contains__)
     announcements = Announcements(notices, config, index)
     audit = AuditLog(
         stores.audit,
@@ -282,6 +282,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         reads_encrypted=lambda: devices.encryption.is_on,
         acts_as=access.users.is_ours,
         own_server=config.in_force.homeserver.domain,
+        was_read=access.notices.room_was_read,
     )
     return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager), peers, files, connector)
 

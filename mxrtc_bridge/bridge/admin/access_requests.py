@@ -398,7 +398,7 @@ class AccessRequests:
         return f"{peer.name if peer is not None else request.peer}/{request.service}"
 
     def _tell_asker(self, request: AccessRequest, text: str) -> None:
-        speaker = self._rooms.speaker_in(request.room)
+        speaker = self._rooms.teller_in(request.room)
         if speaker is not None:
             key = f"request-{request.number}-told-{self._wall_ms()}"
             self._poster.post(request.room, speaker, text, key=key, fields=status_fields(_status(request)))

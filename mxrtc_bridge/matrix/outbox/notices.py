@@ -5,6 +5,9 @@ elsewhere (the log, the ledger of a directory). Hence the bounds: a room has at 
 wait, all rooms together :data:`MAX_WAITING`. Beyond that a notice is left out; the next one that is sent in the room
 says how many were. Notices that wait when the bridge stops are lost.
 
+Of a room that is not read yet nobody knows who is in it: what is posted there is kept until then, at most
+:data:`MAX_KEPT_PER_ROOM` notices of a room and :data:`MAX_KEPT` in all. It is sent if the room holds two.
+
 How it works: rooms that have something to send stand in line, each once. A few senders take the first room, send its
 first notice, and put the room back at the end. The homeserver's own limits of the rate are waited for below, in the
 transport.
@@ -15,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import MxrtcError
@@ -27,6 +30,9 @@ log = logging.getLogger(__name__)
 
 MAX_PER_ROOM = 64
 MAX_WAITING = 1024
+MAX_KEPT_PER_ROOM = 16
+MAX_KEPT = 256
+"""Notices for rooms that are not read yet."""
 SENDERS = 4
 """Rooms that are sent to at a time."""
 
@@ -50,8 +56,18 @@ class _Room:
 class Notices:
     """See the head of this module. :meth:`run` must run for anything to be sent."""
 
-    def __init__(self, *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, *, max_waiting: int = MAX_WAITING, is_unread: Callable[[RoomId], bool] = lambda _room: False
+    ) -> None:
+        """Make them; nothing is sent before :meth:`run`.
+
+        Args:
+            max_waiting: See :data:`MAX_WAITING`.
+            is_unread: whether it is not known yet who is in a room; :meth:`room_was_read` must be called when it is.
+        """
         self._max_waiting = max_waiting
+        self._is_unread = is_unread
+        self._kept: dict[RoomId, list[_Notice]] = {}
         self._rooms: dict[RoomId, _Room] = {}
         self._line: asyncio.Queue[RoomId] = asyncio.Queue()
         self._waiting = 0
@@ -60,7 +76,7 @@ class Notices:
     @property
     def waiting(self) -> int:
         """Notices that are not sent yet."""
-        return self._waiting
+        return self._waiting + sum(map(len, self._kept.values()))
 
     @property
     def rooms(self) -> int:
@@ -87,6 +103,26 @@ class Notices:
             key: names this notice: the same key again is the same event.
             fields: what programs read, beside the body.
         """
+        notice = _Notice(sender, text, html, key, fields)
+        if self._is_unread(room):
+            self._keep(room, notice)
+        else:
+            self._queue_up(room, notice)
+
+    def _keep(self, room: RoomId, notice: _Notice) -> None:
+        kept = self._kept.get(room, [])
+        if len(kept) >= MAX_KEPT_PER_ROOM or sum(map(len, self._kept.values())) >= MAX_KEPT:
+            self._seldom.warning(room, "! notices are left out: too many wait for rooms to be read")
+            return
+        self._kept.setdefault(room, kept).append(notice)
+
+    def room_was_read(self, room: RoomId, holds_two: bool) -> None:
+        """Send what was kept for a room; or forget it, as others than it was meant for may be there."""
+        for notice in self._kept.pop(room, ()):
+            if holds_two:
+                self._queue_up(room, notice)
+
+    def _queue_up(self, room: RoomId, notice: _Notice) -> None:
         queue = self._rooms.setdefault(room, _Room())
         if self._waiting >= self._max_waiting or len(queue.waiting) >= MAX_PER_ROOM:
             if not queue.left_out:
@@ -94,7 +130,7 @@ class Notices:
             queue.left_out += 1
             self._forget_if_idle(room)
             return
-        queue.waiting.append(_Notice(sender, text, html, key, fields))
+        queue.waiting.append(notice)
         self._waiting += 1
         self._stand_in_line(room, queue)
 

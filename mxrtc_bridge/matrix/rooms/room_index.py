@@ -108,6 +108,15 @@ class RoomIndex:
         """Our user in a room: its peer, or the bot in a room that is named for it."""
         return self.peer_in(room) or self.bot_rooms.speaker_in(room)
 
+    def chat_with(self, peer: UserId, user: UserId) -> RoomId | None:
+        """Where a peer tells its user something; perhaps a room that is not read yet, where that has to wait."""
+        pair = (room.room_id for room in self.rooms_of(peer, user) if room.is_pair)
+        return next(pair, None) or next((room for room, of in self.unread.items() if of.get(peer) == user), None)
+
+    def teller_in(self, room: RoomId) -> UserId | None:
+        """As :meth:`speaker_in`, also for a room that is not read yet, where what is said has to wait."""
+        return self.speaker_in(room) or next(iter(self.unread.get(room, ())), None)
+
     def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]:
         """The rooms of ``user`` with ``peer``, the last used first."""
         rooms = [room for room in self if (room.peer, room.user) == (peer, user)]

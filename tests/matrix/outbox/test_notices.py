@@ -10,7 +10,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.matrix.outbox.notices import MAX_PER_ROOM, SENDERS, Notices
+from mxrtc_bridge.matrix.outbox.notices import MAX_KEPT, MAX_KEPT_PER_ROOM, MAX_PER_ROOM, SENDERS, Notices
 
 BOT = UserId("@rtcbot:example.org")
 ROOM = RoomId("!room:example.org")
@@ -135,3 +135,30 @@ async def test_notice_that_cannot_be_sent_is_left_out_and_the_next_one_goes(
     assert server.texts() == ["sent"]
     assert "was not sent" in caplog.text
     assert ("Traceback" in caplog.text) is not expected, "what is expected has no traceback"
+
+
+@pytest.mark.parametrize("holds_two", [True, False])
+async def test_notices_for_a_room_that_is_not_read_yet_wait_for_that_and_go_to_two_only(holds_two: bool) -> None:
+    unread, server, other = {ROOM}, Server(), RoomId("!other:example.org")
+    notices = Notices(is_unread=unread.__contains__)
+    async with running(notices, server):
+        for number in range(MAX_KEPT_PER_ROOM + 3):
+            notices.post(ROOM, BOT, str(number), key=str(number))
+        notices.post(other, BOT, "others do not wait", key="other")
+        await settle(notices)
+        assert [text for _, _, text, _, _ in server.sent] == ["others do not wait"]
+        unread.clear()
+        notices.room_was_read(ROOM, holds_two)
+        await settle(notices)
+    assert server.texts() == ([str(number) for number in range(MAX_KEPT_PER_ROOM)] if holds_two else [])
+    assert notices.waiting == 0
+
+
+async def test_rooms_that_are_not_read_for_long_keep_a_limited_number_of_notices(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notices = Notices(is_unread=lambda _room: True)
+    for number in range(MAX_KEPT + 10):
+        notices.post(RoomId(f"!{number}:example.org"), BOT, "text", key="key")
+    assert notices.waiting == MAX_KEPT
+    assert "too many wait for rooms to be read" in caplog.text
