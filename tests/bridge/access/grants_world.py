@@ -107,7 +107,7 @@ class World:
             current,
             self,
             self,
-            rooms=SimpleNamespace(bot_rooms=SimpleNamespace(room=lambda _for: ADMINS), speaker_in=lambda _room: PEER),
+            rooms=SimpleNamespace(bot_rooms=SimpleNamespace(room=lambda _for: ADMINS), teller_in=lambda _room: PEER),
             wall_ms=self.wall_ms,
         )
         self.audited = audited
