@@ -127,7 +127,7 @@ async def test_older_configuration_is_dropped_when_it_is_read_after_a_newer_one(
 
     bench.reads += [slow, lambda: config_named("new")]
     first = asyncio.create_task(bench.reload.ask())
-    await asyncio.sleep(0.02)
+    await until(lambda: len(bench.reads) == 1)
     await bench.reload.ask()
     assert bench.in_force == ["new"]
     assert "could not be read within" in await first
@@ -156,9 +156,9 @@ async def test_reads_beyond_the_limit_are_made_up_for_when_the_disk_answers(
 
     limit = reload_module.MAX_READING
     bench.reads += [slow] * limit + [lambda: config_named("new")]
-    for _ in range(limit):
+    for left in reversed(range(1, limit + 1)):
         bench.asked.set()
-        await asyncio.sleep(0.02)
+        await until(lambda left=left: len(bench.reads) == left)  # type: ignore[misc]
     assert "its disk does not answer" in await bench.reload.ask()
     assert "its disk does not answer" in await bench.reload.ask()
     assert threading.active_count() < limit + 20

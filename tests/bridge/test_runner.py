@@ -252,11 +252,13 @@ def test_last_bound_ends_the_process_by_a_thread_of_its_own() -> None:
 
 
 def test_last_bound_does_nothing_to_a_stop_that_ends_in_time() -> None:
-    codes = list[int]()
-    bound = LastBound(codes.append, limit_s=0.2)
+    codes, others = list[int](), set(threading.enumerate())
+    bound = LastBound(codes.append, limit_s=60)
     bound.begin()
+    (watching,) = set(threading.enumerate()) - others
     bound.end()
-    time.sleep(0.3)
+    watching.join(10)
+    assert not watching.is_alive()
     assert codes == []
 
 

@@ -147,16 +147,17 @@ class Hanging:
         other.execute("BEGIN EXCLUSIVE")
 
     async def disk_of_the_audit(self, world: World) -> None:
-        append = AuditFile.append
+        append, begun = AuditFile.append, threading.Event()
 
         def late(self_: AuditFile, *arguments: Any) -> int:
+            begun.set()
             self.over.wait(30)
             return append(self_, *arguments)
 
         self.patch.setattr(AuditFile, "append", late)
         world.command("pause")
         world.command("resume")
-        await asyncio.sleep(0.05)
+        await until(begun.is_set)
 
     async def homeserver(self, world: World) -> None:
         world.homeserver.answers.clear()
@@ -183,9 +184,16 @@ class Hanging:
         await until(lambda: not any(map(world.bridge.access.index.members, rooms)))
 
     async def threads_of_the_loop(self, world: World) -> None:
+        hanging = list[None]()
+
+        def hang() -> None:
+            hanging.append(None)
+            self.over.wait(30)
+
         for _ in range(4 * (os.cpu_count() or 1) + 64):
-            world.tasks.append(asyncio.create_task(asyncio.to_thread(self.over.wait, 30)))
-        await asyncio.sleep(0.05)
+            world.tasks.append(asyncio.create_task(asyncio.to_thread(hang)))
+        # As many as there are (concurrent.futures.ThreadPoolExecutor).
+        await until(lambda: len(hanging) == min(32, (os.cpu_count() or 1) + 4))
 
 
 HANGING: list[Callable[[Hanging, World], Awaitable[None]]] = [

@@ -19,6 +19,7 @@ from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import DOMAIN, World, echo
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
@@ -148,14 +149,16 @@ async def test_member_is_out_at_once_when_removed_beside_ten_thousand_events_of_
     scene: Scene, kinds: tuple[str, ...]
 ) -> None:
     process, reader, writer = await connected(scene)
+    posted = list[int]()
 
     async def flood() -> None:
         for start in range(0, 10_000, 250):
             kind = kinds[start // 250 % len(kinds)]
             await scene.post(junk(scene.team, 250, kind=kind, start=start))
+            posted.append(start)
 
     flooding = asyncio.create_task(flood())
-    await asyncio.sleep(1)
+    await until(lambda: len(posted) >= 10)
     await assert_cut(scene, process, reader, await kicked(scene))
     await flooding
     writer.close()
@@ -180,9 +183,12 @@ async def test_two_thousand_invitations_of_one_user_make_nobody_else_wait(scene:
             "sender": MALLORY, "state_key": target, "origin_server_ts": 1, "content": {"membership": "invite"},
         }  # fmt: skip
 
+    posted = list[int]()
+
     async def invite() -> None:
         for start in range(0, 2000, 100):
             await scene.post([invitation(number) for number in range(start, start + 100)])
+            posted.append(start)
 
     async def make_rooms() -> None:
         """Real ones as well, for as long as the test takes."""
@@ -200,7 +206,7 @@ async def test_two_thousand_invitations_of_one_user_make_nobody_else_wait(scene:
     usual = await ping()
     making = asyncio.create_task(make_rooms())
     inviting = asyncio.create_task(invite())
-    await asyncio.sleep(1)
+    await until(lambda: posted)
     for signal in ("room", "device"):
         scene.world.signal = signal
         # The homeserver is busy making rooms as well.

@@ -22,6 +22,7 @@ from mxrtc_bridge.engine.outside import (
     in_one_thread,
     threads_of,
 )
+from tests.waiting import turns, until
 
 
 class Disk:
@@ -62,8 +63,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 async def test_target_whose_threads_all_hang_is_down_until_one_comes_back(disk: Disk) -> None:
     threads = TargetThreads("disk", 2, hangs_s=0.05)
     hanging = [threads.run(disk.read) for _ in range(3)]
-    await asyncio.sleep(0.1)
-    assert threads.hang
+    await until(lambda: threads.hang)
     async with asyncio.timeout(1):
         with pytest.raises(TimeoutError):
             await threads.run(lambda: 7)
@@ -109,7 +109,7 @@ async def test_questions_that_hang_have_a_bound(disk: Disk) -> None:
 
 async def test_question_goes_on_for_the_others_when_one_gives_up(disk: Disk) -> None:
     first, second = (asyncio.create_task(in_one_thread(disk.read)) for _ in range(2))
-    await asyncio.sleep(0.01)
+    await turns()
     first.cancel()
     await asyncio.wait([first])
     disk.answer()

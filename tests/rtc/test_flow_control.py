@@ -11,6 +11,7 @@ from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.rtc.ice import IceConnection
 from tests.rtc.peers import Pair, RecordingChannel, answer_of, make_peer, offer_of, unconsumed
 from tests.rtc.stock import MixedPair, stock_on_loopback
+from tests.waiting import until
 
 __all__ = ["stock_on_loopback"]
 
@@ -54,8 +55,7 @@ async def test_space_is_announced_once_for_each_time_the_mark_was_reached() -> N
         ours.channel.send(bytes(KIB))
         assert not pair.caller.peer.can_send()
         await theirs.until(lambda channel: channel.received_bytes == 256 * KIB)
-        await asyncio.sleep(0.05)
-        assert pair.caller.spaces == 1
+        await until(lambda: pair.caller.spaces == 1)
         ours.channel.send(b"small")
         await theirs.until(lambda channel: channel.received_bytes == 256 * KIB + 5)
         assert pair.caller.spaces == 1
@@ -183,7 +183,6 @@ async def test_path_that_comes_back_after_an_outage_is_used_again() -> None:
     """Everything in flight is lost: only the retransmission timer can know, and it must not back off for ever."""
     async with Pair() as pair:
         ours, theirs = await pair.open()
-        await asyncio.sleep(0.05)  # lets the opening be acknowledged
         ice = pair.caller.peer._ice
         send = ice.send_run
         ice.send_run = lambda data, size: None  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Setup
 from tests.rtc.peers import LOOPBACK, Pair, RecordingChannel, answer_of, join, make_peer, offer_of
+from tests.waiting import turns, until
 
 DIRECT = Path(PathKind.DIRECT, "host", "host", "ipv4")
 
@@ -219,7 +220,7 @@ async def test_close_during_connect_fails_the_connect() -> None:
     offer = await caller.create_offer()
     await callee.create_answer(offer_of(offer))
     connecting = asyncio.create_task(callee.connect())
-    await asyncio.sleep(0.05)
+    await until(lambda: caller._ice._early_checks)
     await callee.close()
     with pytest.raises(TransportError) as caught:
         await connecting
@@ -274,7 +275,7 @@ async def test_late_candidates_still_connect() -> None:
     bare_answer = "\r\n".join(line for line in answer.split("\r\n") if "candidate" not in line)
     caller.apply_answer(answer_of(bare_answer))
     connecting = asyncio.gather(caller.connect(), callee.connect())
-    await asyncio.sleep(0.1)
+    await turns()
     assert not connecting.done()
     caller.add_candidates(answer_of(answer).candidates)
     assert await connecting

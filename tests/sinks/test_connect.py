@@ -19,6 +19,7 @@ from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.sinks import connect
 from mxrtc_bridge.sinks.connector import TargetConnector
 from tests.sinks.conftest import Recorder
+from tests.waiting import until
 
 CONNECTOR = TargetConnector()
 Answer = tuple[int, int, int, str, tuple[Any, ...]]
@@ -274,7 +275,7 @@ async def test_connector_closes_its_socket_when_cancelled() -> None:
         clients = full_backlog(listening)
         before = len(list(Path("/proc/self/fd").iterdir()))
         connecting = asyncio.create_task(CONNECTOR.connect(TcpTarget("127.0.0.1", port_of(listening))))
-        await asyncio.sleep(0.05)
+        await until(lambda: len(list(Path("/proc/self/fd").iterdir())) > before)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting

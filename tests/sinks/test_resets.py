@@ -16,6 +16,7 @@ import pytest
 from mxrtc_bridge.sinks.sockets import KEEPALIVE_S, SocketSink
 from tests.long import examples
 from tests.sinks.conftest import Pair, Recorder, tcp_pair
+from tests.waiting import turns
 
 MakePair = Callable[[], Pair]
 RESET = "the connection was reset by the local side"
@@ -133,7 +134,7 @@ async def test_a_program_at_a_unix_socket_that_answers_and_is_gone_has_ended_in_
         await fill(pair.peer, size)
         pair.peer.close()
         await recorder.until(lambda r: r.eofs == 1)
-        await asyncio.sleep(0.01)
+        await turns()
         # What it has said may still be on its way, which a reset would cut off.
         assert not recorder.closed
         assert len(recorder.data) == size

@@ -12,6 +12,7 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sinks.sockets import SocketSink
 from tests.sinks.conftest import Pair, Recorder, tcp_pair
+from tests.waiting import turns
 
 MakePair = Callable[..., Pair]
 
@@ -267,7 +268,7 @@ async def test_close_does_not_reset_a_peer_that_is_still_sending() -> None:
     assert await pair.receive_all() == b"goodbye"
     for _ in range(3):
         await pair.send(bytes(200_000))
-        await asyncio.sleep(0.01)
+        await turns()
     pair.peer.close()
     await recorder.until(lambda r: r.closed == [None])
     assert not recorder.data, "what comes after the close is of no interest"

@@ -15,6 +15,7 @@ class SilentPostgres:
     Attributes:
         url: by which a client comes through here.
         speaks: whether anything is passed on; connections are taken in any case.
+        held: how many pieces of what was said are not passed on.
     """
 
     def __init__(self, url: str) -> None:
@@ -22,6 +23,7 @@ class SilentPostgres:
         self.url = url
         self.speaks = asyncio.Event()
         self.speaks.set()
+        self.held = 0
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._to.host is not None
@@ -30,7 +32,9 @@ class SilentPostgres:
         async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
             try:
                 while data := await source.read(65536):
+                    self.held += 1
                     await self.speaks.wait()
+                    self.held -= 1
                     target.write(data)
             except ConnectionError:
                 pass  # Given up by the client.

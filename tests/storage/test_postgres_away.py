@@ -14,6 +14,7 @@ from mxrtc_bridge.core.errors import RefusedStatementError, StorageError
 from mxrtc_bridge.storage.database import Database
 from tests.storage.conftest import DATABASES
 from tests.storage.silent_postgres import going_silent
+from tests.waiting import until
 
 NEEDS_POSTGRES = pytest.mark.skipif("postgres" not in DATABASES, reason="PostgreSQL is not installed")
 _INSERT = "INSERT INTO notice (user_id, last_ms) VALUES ($1, $2)"
@@ -131,7 +132,7 @@ async def test_closing_is_not_held_up_by_a_database_that_does_not_answer(closabl
         await database.write(_INSERT, ("@before:x.test", 1))
         silent.speaks.clear()
         writing = [asyncio.create_task(database.write(_INSERT, (f"@u{n}:x.test", 1))) for n in range(6)]
-        await asyncio.sleep(0.1)
+        await until(lambda: silent.held)
         async with asyncio.timeout(8):
             await database.close()
         await asyncio.gather(*writing, return_exceptions=True)

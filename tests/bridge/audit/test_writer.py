@@ -423,15 +423,16 @@ async def test_a_disk_that_hangs_holds_up_neither_the_end_of_the_writer_nor_the_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = await world.start(close_s=0.3)
-    over, sync = threading.Event(), os.fdatasync
+    begun, over, sync = threading.Event(), threading.Event(), os.fdatasync
 
     def hangs(descriptor: int) -> None:
+        begun.set()
         over.wait(30)
         sync(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", hangs)
     deciding = asyncio.create_task(audit.record(CALL))
-    await asyncio.sleep(0.1)
+    await until(begun.is_set)
     (running,) = world.tasks
     running.cancel()
     async with asyncio.timeout(2):

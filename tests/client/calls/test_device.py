@@ -33,6 +33,7 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, Use
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 from tests.virtual_time import run
+from tests.waiting import turns
 
 ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")
 BUILD = DeviceIdentity(PEER, DeviceId("BUILD"), "ed", "curve", Trust.CROSS_SIGNED)
@@ -266,7 +267,8 @@ async def test_one_command_at_a_time_holds_the_device(tmp_path: Path) -> None:
         with pytest.raises(NoDeviceError, match="another mxrtc command"):
             await hold()
         waiting = asyncio.create_task(hold())
-        await asyncio.sleep(0.02)
+        await turns()
+        assert not waiting.done()
     await waiting
     # Not for the homeserver, although a command that holds the device may wait for that.
     assert set(told) == {module.OTHER_COMMAND, HOMESERVER}
