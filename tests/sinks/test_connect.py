@@ -270,12 +270,17 @@ async def test_connector_reports_a_unix_path_that_is_too_long(tmp_path: Path) ->
     assert error.failure is TargetFailure.UNAVAILABLE
 
 
+def connecting_to(port: int) -> int:
+    """How many connections to a port wait for its answer (SYN_SENT, proc_net_tcp in the kernel's documentation)."""
+    return Path("/proc/net/tcp").read_text().count(f" 0100007F:{port:04X} 02 ")
+
+
 async def test_connector_closes_its_socket_when_cancelled() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
         clients = full_backlog(listening)
-        before = len(list(Path("/proc/self/fd").iterdir()))
+        before, waiting = len(list(Path("/proc/self/fd").iterdir())), connecting_to(port_of(listening))
         connecting = asyncio.create_task(CONNECTOR.connect(TcpTarget("127.0.0.1", port_of(listening))))
-        await until(lambda: len(list(Path("/proc/self/fd").iterdir())) > before)
+        await until(lambda: connecting_to(port_of(listening)) > waiting)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting
