@@ -65,11 +65,11 @@ class _StopReadingError(Exception):
         self.line = line
 
 
-def read_yaml(text: str) -> Document:
+def read_yaml(text: str, *, max_values: int = MAX_VALUES) -> Document:
     """Read one YAML document; every mistake ends up in ``problems``, nothing is raised."""
     document = Document()
     try:
-        nodes = _nodes(text)
+        nodes = _nodes(text, max_values)
         if (root := next(nodes, None)) is not None:
             document.data = _read_value(root, nodes, (), document)
             next(nodes, None)  # there is none, or a second document begins, which is refused
@@ -108,7 +108,7 @@ def _explain(error: MarkedYAMLError, text: str, line: int) -> str:
     return reason[:200]
 
 
-def _nodes(text: str) -> Iterator[Event]:
+def _nodes(text: str, max_values: int) -> Iterator[Event]:
     """The beginnings and ends of nodes, once they are known to be within the limits."""
     depth = documents = values = 0
     for event in _events(text):
@@ -125,8 +125,8 @@ def _nodes(text: str) -> Iterator[Event]:
                 yield event
             case ScalarEvent() | MappingStartEvent() | SequenceStartEvent():
                 values += 1
-                if values > MAX_VALUES:
-                    raise _StopReadingError(line, f"more than {MAX_VALUES} values")
+                if values > max_values:
+                    raise _StopReadingError(line, f"more than {max_values} values")
                 _check_node(event, line, depth)
                 depth += not isinstance(event, ScalarEvent)
                 yield event
