@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 PACKAGE = "mxrtc_bridge"
 _CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 
 
-def _imported(tree: ast.AST) -> set[str]:
+# A text without any of these reaches into nothing, and need not be parsed, which takes most of the time.
+_REACHES = re.compile(
+    r"setattr|(?<!\bself)(?<!\bcls)(?<!\bsuper\(\))\._(?!_)"
+    rf"|^\s*from {PACKAGE}\S* import (\([^)]*|[^\n]*)(?<!\w)_[a-zA-Z]",
+    re.MULTILINE,
+)
+
+
+@lru_cache(maxsize=1)
+def _nodes(source: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(source))) if _REACHES.search(source) else ()
+
+
+def _imported(nodes: Iterable[ast.AST]) -> set[str]:
     """Names of a test module by which it knows modules and classes of the product."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
             found |= {each.asname or each.name for each in node.names}
         elif isinstance(node, ast.Import):
@@ -26,10 +40,10 @@ def _imported(tree: ast.AST) -> set[str]:
     return found
 
 
-def _settings(tree: ast.AST) -> Iterator[tuple[str, str]]:
+def _settings(nodes: Sequence[ast.AST]) -> Iterator[tuple[str, str]]:
     """Each ``setattr`` of something of the product: what it is set of, and the name."""
-    ours = _imported(tree)
-    for node in ast.walk(tree):
+    ours = _imported(nodes)
+    for node in nodes:
         if not (isinstance(node, ast.Call) and node.args):
             continue
         called = node.func
@@ -46,14 +60,14 @@ def _settings(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 def patched_constants(source: str) -> list[str]:
     """The constants of the product that a test module sets."""
-    return [f"{owner}.{name}" for owner, name in _settings(ast.parse(source)) if _CONSTANT.fullmatch(name)]
+    return [f"{owner}.{name}" for owner, name in _settings(_nodes(source)) if _CONSTANT.fullmatch(name)]
 
 
 def private_names(source: str) -> set[str]:
     """The private names that a test module uses of something that is not its own object or class."""
-    tree = ast.parse(source)
-    found = {name for _, name in _settings(tree) if _is_private(name) and not _CONSTANT.fullmatch(name)}
-    for node in ast.walk(tree):
+    nodes = _nodes(source)
+    found = {name for _, name in _settings(nodes) if _is_private(name) and not _CONSTANT.fullmatch(name)}
+    for node in nodes:
         if isinstance(node, ast.Attribute) and _is_private(node.attr):
             if ast.unparse(node.value) not in {"self", "cls", "super()"}:
                 found.add(node.attr)

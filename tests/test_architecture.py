@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -231,17 +232,22 @@ def test_a_path_of_one_machine_is_recognised(text: str, *, is_found: bool) -> No
     assert bool(MACHINE_PATH.search(text)) is is_found
 
 
+@cache
+def reached_into() -> dict[str, tuple[list[str], set[str]]]:
+    """Return what each file of the tests reaches into: constants that it sets, and private names."""
+    texts = {relative(file).removeprefix("tests/"): file.read_text() for file in sources(ROOT / "tests")}
+    return {name: (patched_constants(text), private_names(text)) for name, text in texts.items()}
+
+
 def test_tests_set_no_constant_of_the_product() -> None:
     """A limit is a parameter with the constant as its default."""
-    found = {relative(file): patched_constants(file.read_text()) for file in sources(ROOT / "tests")}
-    assert {name: constants for name, constants in found.items() if constants} == {}
+    assert {file: constants for file, (constants, _) in reached_into().items() if constants} == {}
 
 
 def test_tests_reach_into_the_product_where_it_is_said_why_and_nowhere_else() -> None:
     """What is not used any more goes from the list as well."""
-    found = {relative(file).removeprefix("tests/"): private_names(file.read_text()) for file in sources(ROOT / "tests")}
     listed = {file: set(names.split()) for files in REACHED_INTO.values() for file, names in files.items()}
-    assert {file: names for file, names in found.items() if names} == listed
+    assert {file: names for file, (_, names) in reached_into().items() if names} == listed
 
 
 @pytest.mark.parametrize(

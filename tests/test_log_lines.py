@@ -53,7 +53,8 @@ def judged() -> Counter[str]:
 
 
 def test_each_line_is_limited_or_judged() -> None:
-    missing, gone = written() - judged(), judged() - written()
+    lines, listed = written(), judged()
+    missing, gone = lines - listed, listed - lines
     assert not missing, f"write these through RateLimitedLog, or say in {LIST.name} who decides how often they come"
     assert not gone, f"{LIST.name} judges what is not written any more"
 
