@@ -20,6 +20,7 @@ from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.storage.spare_rows import SpareRows
 from mxrtc_bridge.storage.tables import Stores
+from tests.long import size
 
 NOW = time.time_ns() // 1_000_000
 STEPS = 100
@@ -128,7 +129,7 @@ async def test_pruning_with_nothing_to_do_costs_the_same_however_long_the_tables
 ) -> None:
     """And it does so from the second time on: after a start everything is counted once."""
     costs: list[tuple[int, int]] = []
-    for rows in (500, 10_000):
+    for rows in (500, size(10_000, 3000)):
         async with await Database.open(f"sqlite:///{tmp_path}/{rows}.db") as database:
             stores = await filled(database, rows)
             for cost in range(2):

@@ -27,6 +27,7 @@ from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, FakeHomeserver
 from tests.bridge.test_bridge import running
+from tests.long import size
 from tests.waiting import turns, until
 
 USER = UserId(PEER)
@@ -380,6 +381,6 @@ async def test_peers_that_come_and_go_open_no_connections_for_ever(
     async with made(server) as encryption:
         await encryption.begin([USER], ignore)
         await encryption.bring_up()
-        for number in range(80):
+        for number in range(size(80, 20)):
             await encryption.serve([USER, UserId(f"@rtc_more{number}:{domain}")])
         assert len(opened) == 2, "one for questions, one that the long polls share"

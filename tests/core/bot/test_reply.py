@@ -26,6 +26,7 @@ from mxrtc_bridge.core.bot.reply import (
     say,
     text,
 )
+from tests.long import size
 
 HOSTILE = st.one_of(
     st.text(st.characters(blacklist_categories=()), max_size=40),
@@ -105,7 +106,7 @@ def test_both_forms_say_the_same_and_nothing_unprintable(lines: list[Line]) -> N
         assert re.sub(r"[`\s-]", "", read_back(page.html).said) == plain
 
 
-@given(st.lists(st.builds(Line, st.tuples(st.text(min_size=1, max_size=300))), min_size=1, max_size=120))
+@given(st.lists(st.builds(Line, st.tuples(st.text(min_size=1, max_size=300))), min_size=1, max_size=size(120, 40)))
 def test_pages_are_bounded_and_keep_the_order(lines: list[Line]) -> None:
     said = pages(Reply(tuple(lines)))
     assert 1 <= len(said) <= MAX_PAGES

@@ -12,6 +12,7 @@ from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, Get, Job, Ls
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
+from tests import long
 from tests.core.files.world import (
     GET,
     KIB,
@@ -86,7 +87,7 @@ def test_empty_job_ends_clean(job: Job) -> None:
 def test_many_small_files_stay_within_the_bounds() -> None:
     """More files than may be open at a time; the bounds are asserted at every step."""
     source, receiver = SourceDisk(), ReceiverDisk()
-    for number in range(2500):
+    for number in range(long.size(2500, 700)):
         source.put(f"f{number}", content(number, number % 7))
     world = transfer(source, receiver)
     assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.files.receiver import SEEN_EVERY, ReceiverMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message
 from mxrtc_bridge.core.stream.events import StreamRole
+from tests import long
 from tests.core.driven import DrivenTransfer
 from tests.core.files.world import KIB
 
@@ -193,12 +194,13 @@ def test_entries_beyond_the_limit_are_refused_without_being_judged() -> None:
 def test_million_entries_leave_nothing_behind() -> None:
     """Entries that are refused take no memory: the machine holds none, and the first failures only."""
     driven = flowing(max_entries=10)
-    for index in range(20_000):
+    count = long.size(20_000, 3000)
+    for index in range(count):
         driven.hear(file_messages.Announce(index, file(index, 1)))
         if index < 10:
             driven.feed(tx.EntryChecked(index, tx.ReceiveRefused(FileCode.LIMIT, "")))
     assert driven.machine.open_entries == 0
-    assert driven.machine.progress.failed == 20_000
+    assert driven.machine.progress.failed == count
     assert len(driven.machine.progress.failures) == 100
 
 

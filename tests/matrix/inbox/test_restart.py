@@ -13,6 +13,7 @@ from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.inbox.inbox import Inbox, InboxLimits
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore
+from tests import long
 from tests.long import examples
 from tests.matrix.inbox.bench import (
     MemoryStore,
@@ -185,19 +186,19 @@ def test_every_interleaving_handles_each_event_once_and_in_order(
 
 async def test_backlog_of_ten_thousand_events_is_handled_in_order(tmp_path: Any) -> None:
     """With the real store: what a homeserver has kept during an outage, much of it in one room."""
-    recorder = Recorder()
+    recorder, count = Recorder(), long.size(10_000, 2000)
     async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
         store = InboxStore(database)
         limits = InboxLimits(events_per_lane=100, places=plenty())
         async with running(make_inbox(store, recorder, limits=limits)) as inbox:
-            for start in range(0, 10_000, 100):
+            for start in range(0, count, 100):
                 events = [raw_event(n, 0 if n % 2 else n % 50) for n in range(start, start + 100)]
                 await inbox.accept(str(start), events)
             await inbox.idle()
         assert await store.count_waiting() == []
         aside = await database.read(lambda connection: connection.fetch("SELECT event_id FROM event WHERE state = 2"))
         assert aside == []
-    assert len(recorder.handled) == 10_000
+    assert len(recorder.handled) == count
     for numbers in recorder.by_room().values():
         assert numbers == sorted(numbers)
 

@@ -15,6 +15,7 @@ from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.sinks.files import linux
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
+from tests.long import size
 from tests.sinks.files.receive.senders import content, files_in, opened, send
 
 
@@ -107,7 +108,7 @@ async def test_a_directory_that_is_swapped_for_a_link_leads_nowhere(tmp_path: Pa
     thread.start()
     try:
         async with opened(box_path) as box:
-            for number in range(300):
+            for number in range(size(300, 100)):
                 data = content(10 if number % 3 else SMALL_FILE_BYTES + 1, number)
                 try:
                     published[(await send(box, f"a/sub/{number}", data)).name.rpartition("/")[2]] = data
