@@ -1,5 +1,5 @@
 # make test     everything that is checked: lint, types, import contracts, all tests
-# make fast     the tests that need no other program, with few drawn examples: for while you work
+# make fast     the tests that need no other program and start none of ours, with few drawn examples: for while you work
 # make coverage-floors  lift what the tests have to run of each module to what the last make test has found
 # make test-long what takes too long for every run: a file of 2 GiB, hundreds of kills, 5,000 streams
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
@@ -45,7 +45,7 @@ test: packages-test lint pytest
 .PHONY: fast
 fast: export PYTHONDONTWRITEBYTECODE :=
 fast: $(TEST_READY)
-	MXRTC_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+	MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not programs" $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 IN_PROCESS := -m "not real and not alone"
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal

@@ -38,6 +38,9 @@ LONGEST_FIRST = (
 )  # fmt: skip
 """Files in the order of the time that they take: where files run side by side, none of these begins when others end."""
 
+REAL_FOLDERS = ("e2e", "links")
+"""Where each test is ``real`` or ``alone``: for a quick look, whose tests are neither, nothing of it is loaded."""
+
 REAL_FIXTURES = frozenset({"real_homeserver", "make_homeserver", "bridge_world", "postgres_url"})
 """A test that asks for one of these, or for the database ``postgres``, is marked ``real`` without saying so."""
 
@@ -58,7 +61,11 @@ class HomeserverFactory(Protocol):
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what the quick run before has done whole."""
+    """Leave out what the quick run before has done whole, and what a quick run has no test of."""
+    if FAST:
+        return (
+            collection_path.relative_to(Path(__file__).parent).parts[:1] in {(name,) for name in REAL_FOLDERS} or None
+        )
     return True if AFTER_FAST and collection_path.is_file() and is_the_same_when_fast(collection_path) else None
 
 

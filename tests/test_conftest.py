@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONGEST_FIRST, REAL_FIXTURES
+from tests.conftest import LONGEST_FIRST, REAL_FIXTURES, REAL_FOLDERS
 
 ROOT = Path(__file__).parent.parent
 HEARD = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE]
@@ -23,6 +24,7 @@ def test_started_program_hears_signals(number: signal.Signals) -> None:
     assert not ignored >> (number - 1) & 1
 
 
+@pytest.mark.programs
 def test_started_program_hears_signals_though_who_started_the_tests_ignores_them() -> None:
     names = " ".join(number.name.removeprefix("SIG") for number in HEARD)
     inner = f"{Path(__file__).relative_to(ROOT)}::{test_started_program_hears_signals.__name__}"
@@ -34,6 +36,15 @@ def test_started_program_hears_signals_though_who_started_the_tests_ignores_them
 
 def test_files_that_begin_first_are_there() -> None:
     assert [name for name in LONGEST_FIRST if not (Path(__file__).parent / name).exists()] == []
+
+
+@pytest.mark.programs
+def test_folders_that_a_quick_run_does_not_look_into_have_no_test_for_it() -> None:
+    folders = [str(Path(__file__).parent / name) for name in REAL_FOLDERS]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-m", "not real and not alone", *folders]
+    env = {**os.environ, "MXRTC_FAST_TESTS": "", "MXRTC_AFTER_FAST_TESTS": ""}
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, result.stdout
 
 
 def test_no_fake_has_the_name_of_a_fixture_by_which_a_test_is_marked_as_real() -> None:

@@ -112,6 +112,7 @@ def container(tmp_path: Path) -> Container:
 ANSWERS = {"MXRTC_DOMAIN": "example.org", "MXRTC_ALLOW": "@alice:example.org"}
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("words", [[], ["run"], ["setup"]])
 def test_the_first_run_writes_its_files_and_says_what_to_do(container: Container, words: list[str]) -> None:
     result = container(*words, **ANSWERS)
@@ -123,6 +124,7 @@ def test_the_first_run_writes_its_files_and_says_what_to_do(container: Container
     assert "start the container again" in result.stderr
 
 
+@pytest.mark.programs
 def test_a_later_setup_changes_nothing(container: Container) -> None:
     container("setup", **ANSWERS)
     before = {path.name: path.read_bytes() for path in container.data.iterdir()}

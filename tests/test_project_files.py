@@ -24,6 +24,7 @@ PROJECT = PYPROJECT["project"]
 # Packaging
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("script", "target"), PROJECT["scripts"].items())
 def test_a_console_script_can_be_called_and_is_installed(script: str, target: str) -> None:
     module, _, name = target.partition(":")
@@ -45,6 +46,7 @@ def test_every_file_of_the_source_distribution_exists_and_no_other_of_its_name_i
     assert [name for name in included if not name.startswith("/") or not (ROOT / name[1:]).exists()] == []
 
 
+@pytest.mark.programs
 def test_the_types_of_the_package_are_there_for_type_checkers(tmp_path: Path) -> None:
     """Who imports the package gets its types, and what may be imported is written at its head."""
     assert "Typing :: Typed" in PROJECT["classifiers"]
@@ -139,6 +141,7 @@ def test_the_hooks_before_a_commit_are_the_linters_of_make() -> None:
     assert hooks == {line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in lint}
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("late", "code"), [(True, 0), (False, 2)])
 def test_a_file_in_which_a_test_was_late_is_run_once_more(tmp_path: Path, late: bool, code: int) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]

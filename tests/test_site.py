@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.test_docs import BIN, LINK, ROOT
 
 
@@ -23,6 +25,7 @@ def test_every_page_is_in_the_navigation_of_the_site_and_in_the_index() -> None:
     assert pages - index == {"README.md"}
 
 
+@pytest.mark.programs
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     command = [BIN / "mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path / "site"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)

@@ -108,6 +108,7 @@ async def started(folder: Path) -> AsyncIterator[Process]:
             yield made
 
 
+@pytest.mark.programs
 async def test_stop_ends_in_order_and_soon(tmp_path: Path) -> None:
     async with started(tmp_path) as bridge:
         bridge.process.send_signal(signal.SIGTERM)
@@ -118,6 +119,7 @@ async def test_stop_ends_in_order_and_soon(tmp_path: Path) -> None:
         assert sum("bridge ready" in line for line in bridge.lines) == 1
 
 
+@pytest.mark.programs
 async def test_second_signal_ends_a_stop_that_hangs_at_once(tmp_path: Path) -> None:
     async with started(tmp_path) as bridge:
         bridge.hangs.touch()
@@ -129,6 +131,7 @@ async def test_second_signal_ends_a_stop_that_hangs_at_once(tmp_path: Path) -> N
         assert took_s < 2
 
 
+@pytest.mark.programs
 async def test_stop_with_a_disk_that_hangs_under_the_audit_ends_within_its_bound(tmp_path: Path) -> None:
     async with started(tmp_path) as bridge:
         bridge.hangs.touch()
@@ -151,6 +154,7 @@ async def hanging_at(path: Path, config: Path, **environ: str) -> AsyncIterator[
         yield made
 
 
+@pytest.mark.programs
 async def test_bridge_that_cannot_go_on_says_so_and_ends_although_a_disk_hangs(tmp_path: Path) -> None:
     box = tmp_path / "box"
     box.mkdir()
@@ -166,6 +170,7 @@ async def test_bridge_that_cannot_go_on_says_so_and_ends_although_a_disk_hangs(t
             assert "Traceback" not in text
 
 
+@pytest.mark.programs
 async def test_service_manager_hears_of_a_bridge_whose_database_takes_its_time(tmp_path: Path) -> None:
     """To write a large file anew takes longer than a service manager waits for a start."""
     notify = tmp_path / "notify"
@@ -187,6 +192,7 @@ async def test_service_manager_hears_of_a_bridge_whose_database_takes_its_time(t
                 assert (await bridge.ended(20))[0] == 0
 
 
+@pytest.mark.programs
 async def test_stop_while_the_database_is_opened_ends_soon(tmp_path: Path) -> None:
     async with FakeHomeserver(tmp_path) as homeserver:
         notify = tmp_path / "notify"
@@ -206,6 +212,7 @@ async def test_stop_while_the_database_is_opened_ends_soon(tmp_path: Path) -> No
                 assert not any("Traceback" in line for line in bridge.lines), bridge.lines
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and have port 53")
 async def test_stop_beside_a_name_server_that_hangs_ends_soon(tmp_path: Path) -> None:
     resolver = tmp_path / "resolv.conf"
@@ -278,6 +285,7 @@ main()
 """
 
 
+@pytest.mark.programs
 async def test_reload_that_is_asked_for_while_the_bridge_starts_is_done_when_it_has(tmp_path: Path) -> None:
     async with FakeHomeserver(tmp_path) as homeserver:
         config = homeserver.config()

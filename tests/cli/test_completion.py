@@ -23,6 +23,7 @@ def completed(program: str, *words: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -73,6 +73,7 @@ async def refusing() -> AsyncIterator[str]:
         yield address
 
 
+@pytest.mark.programs
 async def test_running_bridge_never_waits_until_the_collector_has_gone_through_all_modules(tmp_path: Path) -> None:
     """A full collection halts the loop, in whatever thread it begins."""
     config, counted = tmp_path / "config.yaml", tmp_path / "counted"
@@ -96,6 +97,7 @@ async def loaded_by(program: str, folder: Path, *arguments: str, code: int) -> s
     return LIBRARIES & set(found.read_text().splitlines())
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("arguments", "code", "libraries"),
     [
@@ -114,6 +116,7 @@ async def test_a_command_of_a_user_loads_no_more(
     assert loaded == libraries
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("arguments", "code", "libraries"),
     [

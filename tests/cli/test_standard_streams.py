@@ -203,6 +203,7 @@ COMMANDS: list[tuple[list[str], set[int]]] = [
 CLOSED = [(0,), (1,), (2,), (0, 1, 2)]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("closed", CLOSED, ids=str)
 @pytest.mark.parametrize(
     ("command", "codes"), COMMANDS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
@@ -225,6 +226,7 @@ def test_descriptors_that_are_not_open_change_nothing_but_what_is_written(
     assert b"Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("command", "code"),
     [

@@ -389,6 +389,7 @@ def test_help_and_version_are_data(admin: Admin) -> None:
         assert out.startswith("Usage: mxrtc-bridge")
 
 
+@pytest.mark.programs
 def test_program_survives_a_reader_that_goes_away() -> None:
     """`mxrtc-bridge example-config | head -1` says nothing about a broken pipe."""
     reading, writing = os.pipe()

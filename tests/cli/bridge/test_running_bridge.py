@@ -240,6 +240,7 @@ def on_a_terminal(columns: int, *arguments: object, **env: str) -> str:
         os.close(theirs)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("columns", [20, 40, 80])
 def test_on_a_narrow_terminal_one_sees_whom_to_kick(tmp_path: Path, columns: int) -> None:
     row = {
@@ -260,6 +261,7 @@ def test_on_a_narrow_terminal_one_sees_whom_to_kick(tmp_path: Path, columns: int
         assert max(map(len, shown.splitlines())) <= columns
 
 
+@pytest.mark.programs
 def test_check_has_colours_on_a_terminal_unless_they_are_not_wanted(config: Path) -> None:
     assert "\x1b[" in on_a_terminal(80, "check", "--offline", "-c", config, NO_COLOR="")
     assert "\x1b[" not in on_a_terminal(80, "check", "--offline", "-c", config, NO_COLOR="1")
