@@ -31,10 +31,6 @@ LISTING = -1
 MAX_WRITE_BYTES = 1024 * 1024
 """Up to here, writes that stand together become one."""
 
-SourceOperation = tx.ListNext | tx.OpenFile | tx.ReadFile
-ReceiverOperation = tx.CheckEntry | tx.WriteData | tx.VerifyChunk | tx.PublishFile
-Operation = SourceOperation | ReceiverOperation
-
 Spawn = Callable[[Coroutine[None, None, None]], None]
 
 
@@ -42,7 +38,7 @@ class FileExecutor(ABC):
     """Carries out operations; one at a time for each file."""
 
     @abstractmethod
-    async def do(self, operations: Sequence[Operation]) -> Sequence[tx.Event]:
+    async def do(self, operations: Sequence[tx.Operation]) -> Sequence[tx.Outcome]:
         """Carry out an operation, or writes that stand together.
 
         Raises:
@@ -67,17 +63,17 @@ class FileWork:
         report: told each outcome.
     """
 
-    def __init__(self, executor: FileExecutor, *, spawn: Spawn, report: Callable[[tx.Event], None]) -> None:
+    def __init__(self, executor: FileExecutor, *, spawn: Spawn, report: Callable[[tx.Outcome], None]) -> None:
         self._executor = executor
         self._spawn = spawn
         self._report = report
-        self._queues: dict[int, deque[Operation]] = {}
+        self._queues: dict[int, deque[tx.Operation]] = {}
         self._active: set[int] = set()
         self._dropped: set[int] = set()
         """Of the active ones: to be let go as soon as they are not."""
         self._closed = False
 
-    def add(self, operation: Operation) -> None:
+    def add(self, operation: tx.Operation) -> None:
         """Carry out ``operation`` after the others for the same file."""
         if self._closed:
             return
@@ -116,7 +112,7 @@ class FileWork:
         finally:
             del self._queues[index]
 
-    async def _outcomes(self, index: int, batch: Sequence[Operation]) -> Sequence[tx.Event]:
+    async def _outcomes(self, index: int, batch: Sequence[tx.Operation]) -> Sequence[tx.Outcome]:
         self._active.add(index)
         done = False
         try:
@@ -136,11 +132,11 @@ class FileWork:
         return outcomes
 
 
-def _failed(index: int, code: FileCode, message: str) -> tx.Event:
+def _failed(index: int, code: FileCode, message: str) -> tx.Outcome:
     return tx.ListFailed(code, message) if index == LISTING else tx.FileFailed(index, code, message)
 
 
-def _next_batch(queue: deque[Operation]) -> list[Operation]:
+def _next_batch(queue: deque[tx.Operation]) -> list[tx.Operation]:
     """Take the next operation; with it the writes that follow a write."""
     batch = [queue.popleft()]
     first = batch[0]
@@ -168,7 +164,7 @@ class SourceExecutor(FileExecutor):
         """Found beyond what was asked for: a step of a walk may find two things."""
         self._readers: dict[int, FileReader] = {}
 
-    async def do(self, operations: Sequence[Operation]) -> Sequence[tx.Event]:
+    async def do(self, operations: Sequence[tx.Operation]) -> Sequence[tx.Outcome]:
         match operations[0]:
             case tx.ListNext(limit=limit):
                 return [await self._list(limit)]
@@ -222,7 +218,7 @@ class ReceiverExecutor(FileExecutor):
         self._files = files
         self._writers: dict[int, FileWriter] = {}
 
-    async def do(self, operations: Sequence[Operation]) -> Sequence[tx.Event]:
+    async def do(self, operations: Sequence[tx.Operation]) -> Sequence[tx.Outcome]:
         match operations[0]:
             case tx.CheckEntry(index=index, entry=entry):
                 return [tx.EntryChecked(index, await self._check(index, entry))]
@@ -255,7 +251,7 @@ class ReceiverExecutor(FileExecutor):
         self._writers[index] = begun
         return tx.FileWanted(begun.offset)
 
-    async def _write(self, index: int, steps: Sequence[tx.WriteData]) -> Sequence[tx.Event]:
+    async def _write(self, index: int, steps: Sequence[tx.WriteData]) -> Sequence[tx.Outcome]:
         data = steps[0].data if len(steps) == 1 else b"".join(step.data for step in steps)
         await self._writers[index].write(data)
         return [tx.DataWritten(index, len(step.data)) for step in steps]

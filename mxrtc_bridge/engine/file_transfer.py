@@ -18,20 +18,19 @@ from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
-from mxrtc_bridge.engine.file_operations import FileExecutor, FileWork, Operation, Spawn
+from mxrtc_bridge.engine.file_operations import FileExecutor, FileWork, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.ports import Channel
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 TransferMachine = SenderMachine | ReceiverMachine | AcceptedTransfer
-FileEffect = stream.Accepted | tx.EntryDone | tx.EntryFailed | tx.EntrySkipped | tx.CloseFile | Operation
 log = logging.getLogger(__name__)
 _SELDOM = RateLimitedLog(log)
 
 INTERNAL_ERROR = "internal_error"
 """How a transfer ends by a defect of ours; the other side is told that it does not work at the moment."""
 
-Record = Callable[[tx.EntryDone | tx.EntryFailed | tx.EntrySkipped], None]
+Record = Callable[[tx.EntryEnd], None]
 """Told what became of each entry; must not block and not raise."""
 
 
@@ -135,7 +134,7 @@ class Transfer:
 
     # Effects
 
-    def _work_done(self, outcome: tx.Event) -> None:
+    def _work_done(self, outcome: tx.Outcome) -> None:
         try:
             self._driver.feed(outcome)
         except Exception as error:  # noqa: BLE001 - a defect of ours ends this transfer, and no other, nor the session
@@ -170,7 +169,7 @@ class Transfer:
             case _:
                 self._perform_on_files(effect)
 
-    def _perform_on_files(self, effect: FileEffect) -> None:
+    def _perform_on_files(self, effect: stream.Accepted | tx.EntryEnd | tx.CloseFile | tx.Operation) -> None:
         match effect:
             case stream.Accepted():
                 pass
@@ -183,7 +182,7 @@ class Transfer:
             case _:
                 self._work_on(effect)
 
-    def _work_on(self, operation: Operation) -> None:
+    def _work_on(self, operation: tx.Operation) -> None:
         if self._work is not None:
             self._work.add(operation)
         elif self._lister is not None and isinstance(operation, tx.CheckEntry):

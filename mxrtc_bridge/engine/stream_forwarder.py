@@ -156,7 +156,7 @@ class StreamForwarder:
             case _:
                 self._perform_on_sink(effect)
 
-    def _perform_on_sink(self, effect: stream.Effect) -> None:
+    def _perform_on_sink(self, effect: stream.SinkEffect) -> None:
         if self._sink is None:
             return
         match effect:

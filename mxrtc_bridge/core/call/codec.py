@@ -14,7 +14,7 @@ Rules of reading (client-server API, "Voice over IP"):
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mxrtc_bridge.core.call.events import (
     DEFAULT_LIFETIME_MS,
@@ -48,9 +48,8 @@ _CAPABILITIES = {"m.call.transferee": False, "m.call.dtmf": False}
 """We can be neither transferred nor dialled at; said because clients say it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Envelope:
-    """What every call event has."""
+class _Envelope(NamedTuple):
+    """What every call event has, in the order in which a message begins with it."""
 
     call_id: CallId
     party_id: PartyId | None
@@ -245,19 +244,12 @@ def _read_invite(head: _Envelope, fields: dict[str, object]) -> Invite:
     _, sdp = _read_sdp("offer", fields.get("offer"), DescriptionType.OFFER)
     lifetime_ms = _read_lifetime(head.version, fields.get("lifetime"))
     invitee = fields.get("invitee")
-    return Invite(
-        call_id=head.call_id,
-        party_id=head.party_id,
-        version=head.version,
-        sdp=sdp,
-        lifetime_ms=lifetime_ms,
-        invitee=None if invitee is None else parse_user_id(invitee),
-    )
+    return Invite(*head, sdp, lifetime_ms, None if invitee is None else parse_user_id(invitee))
 
 
 def _read_answer(head: _Envelope, fields: dict[str, object]) -> Answer:
     _, sdp = _read_sdp("answer", fields.get("answer"), DescriptionType.ANSWER)
-    return Answer(head.call_id, head.party_id, head.version, sdp)
+    return Answer(*head, sdp)
 
 
 def _read_candidates(head: _Envelope, fields: dict[str, object]) -> Candidates:
@@ -271,7 +263,7 @@ def _read_candidates(head: _Envelope, fields: dict[str, object]) -> Candidates:
     candidates = tuple(line for line in lines if line.candidate)
     if len(candidates) > MAX_CANDIDATES:
         raise _too_many(len(candidates))
-    return Candidates(head.call_id, head.party_id, head.version, candidates, end=len(candidates) < len(lines))
+    return Candidates(*head, candidates, end=len(candidates) < len(lines))
 
 
 def _too_many(count: int) -> EventError:
@@ -281,23 +273,23 @@ def _too_many(count: int) -> EventError:
 def _read_select_answer(head: _Envelope, fields: dict[str, object]) -> SelectAnswer:
     selected = fields.get("selected_party_id")
     party = None if selected is None else parse_party_id(selected)
-    return SelectAnswer(head.call_id, head.party_id, head.version, party)
+    return SelectAnswer(*head, party)
 
 
 def _read_reject(head: _Envelope, fields: dict[str, object]) -> Reject:
     reason, limit = _read_reason(fields.get("reason")), _read_reason(fields.get(LIMIT))
-    return Reject(head.call_id, head.party_id, head.version, reason, limit)
+    return Reject(*head, reason, limit)
 
 
 def _read_hangup(head: _Envelope, fields: dict[str, object]) -> Hangup:
     # The specification: an absent reason is an ordinary end.
-    return Hangup(head.call_id, head.party_id, head.version, _read_reason(fields.get("reason")) or "user_hangup")
+    return Hangup(*head, _read_reason(fields.get("reason")) or "user_hangup")
 
 
 def _read_negotiate(head: _Envelope, fields: dict[str, object]) -> Negotiate:
     kind, sdp = _read_sdp("description", fields.get("description"), DescriptionType.OFFER, DescriptionType.ANSWER)
     lifetime_ms = _read_lifetime(head.version, fields.get("lifetime"))
-    return Negotiate(head.call_id, head.party_id, head.version, kind, sdp, lifetime_ms)
+    return Negotiate(*head, kind, sdp, lifetime_ms)
 
 
 _READERS: dict[str, Callable[[_Envelope, dict[str, object]], CallMessage]] = {

@@ -35,24 +35,27 @@ class Version(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Invite:
-    """``m.call.invite``."""
+class _Message:
+    """What every message of a call has."""
 
     call_id: CallId
     party_id: PartyId | None
     version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Invite(_Message):
+    """``m.call.invite``."""
+
     sdp: str
     lifetime_ms: int
     invitee: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(_Message):
     """``m.call.answer``."""
 
-    call_id: CallId
-    party_id: PartyId | None
-    version: Version
     sdp: str
 
 
@@ -66,55 +69,40 @@ class CandidateLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(_Message):
     """``m.call.candidates``; ``end`` is set when the batch holds the end-of-candidates mark."""
 
-    call_id: CallId
-    party_id: PartyId | None
-    version: Version
     candidates: tuple[CandidateLine, ...]
     end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SelectAnswer:
+class SelectAnswer(_Message):
     """``m.call.select_answer``."""
 
-    call_id: CallId
-    party_id: PartyId | None
-    version: Version
     selected_party_id: PartyId | None
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(_Message):
     """``m.call.reject``; ``reason`` is not in the specification but clients read it."""
 
-    call_id: CallId
-    party_id: PartyId | None
-    version: Version
     reason: str | None = None
     limit: str | None = None
     """Beside ``user_busy``, between programs of ours: which limit is reached, and its number (``calls_per_user 4``)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hangup:
+class Hangup(_Message):
     """``m.call.hangup``; any reason of another client is kept as text."""
 
-    call_id: CallId
-    party_id: PartyId | None
-    version: Version
     reason: str = "user_hangup"
 
 
 @dataclass(frozen=True, slots=True)
-class Negotiate:
+class Negotiate(_Message):
     """``m.call.negotiate``: a new offer or answer within a call."""
 
-    call_id: CallId
-    party_id: PartyId | None
-    version: Version
     type: DescriptionType
     sdp: str
     lifetime_ms: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import get_args
 
 from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, CandidateLine, Invite
 from mxrtc_bridge.core.ids import UserId
@@ -136,28 +137,14 @@ class CallTick:
     """Time has passed; sent at the latest when the deadline has come."""
 
 
-Event = (
-    Remote
-    | PlaceCall
-    | Admitted
-    | Refused
-    | OfferReady
-    | AnswerReady
-    | SendFailed
-    | Connected
-    | TransportFailed
-    | HangUp
-    | MemberLeft
-    | CallTick
-)
+_Step = PlaceCall | Admitted | Refused | OfferReady | AnswerReady | Connected
+_End = SendFailed | TransportFailed | HangUp | MemberLeft | CallTick
+Event = Remote | _Step | _End
 
 Kind = type[Event] | type[CallMessage]
 """What the tables of the machine are indexed by: the class of a local event, or of a message of the other side."""
 
-LOCAL_KINDS: tuple[Kind, ...] = (
-    *(PlaceCall, Admitted, Refused, OfferReady, AnswerReady, Connected),
-    *(SendFailed, TransportFailed, HangUp, MemberLeft, CallTick),
-)
+LOCAL_KINDS: tuple[Kind, ...] = get_args(_Step | _End)
 REMOTE_KINDS: tuple[Kind, ...] = tuple(EVENT_TYPES.values())
 
 

@@ -65,7 +65,7 @@ class DeliveryTally:
         self._count = 0
         self._size = 0
 
-    def record(self, done: tx.EntryDone | tx.EntryFailed | tx.EntrySkipped) -> None:
+    def record(self, done: tx.EntryEnd) -> None:
         """Take in what became of an entry of the transfer."""
         if not isinstance(done, tx.EntryDone) or done.kept or done.entry.kind is not EntryKind.FILE:
             return

@@ -250,24 +250,9 @@ class FileFailed:
     message: str
 
 
-Event = (
-    stream.DataChannelOpened
-    | stream.TextReceived
-    | stream.BinaryReceived
-    | stream.DataChannelClosed
-    | stream.Turn
-    | stream.Reset
-    | stream.Tick
-    | ServiceReady
-    | ServiceRefused
-    | EntriesListed
-    | ListFailed
-    | FileRead
-    | EntryChecked
-    | DataWritten
-    | FilePublished
-    | FileFailed
-)
+Outcome = EntriesListed | ListFailed | FileRead | EntryChecked | DataWritten | FilePublished | FileFailed
+"""What became of an operation."""
+Event = stream.ChannelEvent | stream.Turn | stream.Reset | stream.Tick | ServiceReady | ServiceRefused | Outcome
 
 
 # Effects: what is to be done, in this order
@@ -409,24 +394,7 @@ class TransferFinished:
     progress: Progress
 
 
-Effect = (
-    stream.SendText
-    | stream.SendBinary
-    | stream.CloseChannel
-    | stream.ReadyToSend
-    | stream.Consumed
-    | stream.Accepted
-    | JobReceived
-    | ListNext
-    | OpenFile
-    | ReadFile
-    | CheckEntry
-    | WriteData
-    | VerifyChunk
-    | PublishFile
-    | CloseFile
-    | EntryDone
-    | EntryFailed
-    | EntrySkipped
-    | TransferFinished
-)
+Operation = ListNext | OpenFile | ReadFile | CheckEntry | WriteData | VerifyChunk | PublishFile
+"""Work on files: the first three for a source, the others for a receiver."""
+EntryEnd = EntryDone | EntryFailed | EntrySkipped
+Effect = stream.ChannelEffect | stream.Accepted | JobReceived | Operation | CloseFile | EntryEnd | TransferFinished

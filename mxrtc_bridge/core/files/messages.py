@@ -280,24 +280,9 @@ class FileRst:
 
 
 Job = Put | Get | Ls
-Message = (
-    Job
-    | FileOk
-    | FileErr
-    | Announce
-    | AnnouncedAll
-    | Skipped
-    | Want
-    | No
-    | Got
-    | Seen
-    | ChunkEnd
-    | FileEnd
-    | FileAck
-    | Busy
-    | FileBye
-    | FileRst
-)
+_OfSource = Announce | AnnouncedAll | Skipped | ChunkEnd | FileEnd
+_OfReceiver = Want | Got | Seen | FileAck
+Message = Job | FileOk | FileErr | _OfSource | _OfReceiver | No | Busy | FileBye | FileRst
 
 
 def name_of(message: Message) -> str:

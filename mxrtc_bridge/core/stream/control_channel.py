@@ -98,18 +98,7 @@ class Farewell:
     message: str
 
 
-ControlEvent = (
-    events.DataChannelOpened
-    | events.TextReceived
-    | events.BinaryReceived
-    | events.DataChannelClosed
-    | events.Tick
-    | TrafficSeen
-    | AskList
-    | ListAnswer
-    | AskPing
-    | Farewell
-)
+ControlEvent = events.ChannelEvent | events.Tick | TrafficSeen | AskList | ListAnswer | AskPing | Farewell
 
 
 # Effects; with SendText, CloseChannel and Consumed of the streams.
@@ -179,19 +168,9 @@ class Dead:
     message: str
 
 
-ControlEffect = (
-    events.SendText
-    | events.CloseChannel
-    | events.Consumed
-    | Greeted
-    | PingAnswered
-    | ListRequested
-    | ListReceived
-    | ServiceListFailed
-    | ByeReceived
-    | Violated
-    | Dead
-)
+_ListEffect = ListRequested | ListReceived | ServiceListFailed
+_End = ByeReceived | Violated | Dead
+ControlEffect = events.SendText | events.CloseChannel | events.Consumed | Greeted | PingAnswered | _ListEffect | _End
 
 MESSAGES: Mapping[ControlPhase, frozenset[type[messages.Message]]] = {
     ControlPhase.OPENING: frozenset(),  # never read: any message means that the channel is open

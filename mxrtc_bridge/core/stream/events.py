@@ -123,21 +123,10 @@ class Tick:
     """The deadline has come."""
 
 
-Event = (
-    DataChannelOpened
-    | TextReceived
-    | BinaryReceived
-    | DataChannelClosed
-    | SinkConnected
-    | SinkRefused
-    | SinkData
-    | SinkEof
-    | SinkWritten
-    | SinkClosed
-    | Turn
-    | Reset
-    | Tick
-)
+ChannelEvent = DataChannelOpened | TextReceived | BinaryReceived | DataChannelClosed
+"""What happens to a data channel, whatever it carries."""
+SinkEvent = SinkConnected | SinkRefused | SinkData | SinkEof | SinkWritten | SinkClosed
+Event = ChannelEvent | SinkEvent | Turn | Reset | Tick
 
 
 # Effects: what is to be done, in this order.
@@ -231,18 +220,7 @@ class StreamFinished:
     """Payload bytes received."""
 
 
-Effect = (
-    SendText
-    | SendBinary
-    | WriteSink
-    | FinishSink
-    | ResetSink
-    | CloseSink
-    | PauseSink
-    | ResumeSink
-    | CloseChannel
-    | ReadyToSend
-    | Consumed
-    | Accepted
-    | StreamFinished
-)
+ChannelEffect = SendText | SendBinary | CloseChannel | ReadyToSend | Consumed
+"""What is done with a data channel, whatever it carries."""
+SinkEffect = WriteSink | FinishSink | ResetSink | CloseSink | PauseSink | ResumeSink
+Effect = ChannelEffect | SinkEffect | Accepted | StreamFinished

@@ -5,6 +5,8 @@ In all stories our side is a virtual user and the other side is Alice; the calle
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer
@@ -385,13 +387,9 @@ def foreign(message: CallMessage, how: str) -> Remote:
     if how == "echo":
         return Remote(PEER, message)
     if how == "call":
-        return Remote(USER, type(message)(**{**fields(message), "call_id": CallId("call-2")}))
+        return Remote(USER, replace(message, call_id=CallId("call-2")))
     other = None if how == "version 0" else OTHER_PARTY
-    return Remote(USER, type(message)(**{**fields(message), "party_id": other}))
-
-
-def fields(message: CallMessage) -> dict[str, object]:
-    return {name: getattr(message, name) for name in message.__slots__}
+    return Remote(USER, replace(message, party_id=other))
 
 
 MESSAGES = [invite(), answer(), candidates(1), select(OTHER_PARTY), reject(), hangup(), negotiate()]
