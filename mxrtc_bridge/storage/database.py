@@ -32,8 +32,6 @@ SQLite runs in WAL mode with ``synchronous=FULL``. ``NORMAL`` would be faster (0
 a solid-state disk) but may forget the last commits when the power fails, and both the 200 that we give the homeserver
 and the claim of a call promise that this does not happen. The inbox makes few, big commits instead.
 
-The file holds private keys and call content, so it is readable by its owner only.
-
 One file: what is guaranteed holds because no way leads around these few methods.
 """
 
@@ -43,68 +41,56 @@ import asyncio
 import heapq
 import itertools
 import logging
-import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from mautrix.util.async_db import Connection, DatabaseException, Scheme
+from mautrix.util.async_db import Connection, Scheme
 from mautrix.util.async_db import Database as Pool
-from yarl import URL
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
-from mxrtc_bridge.engine.outside import in_new_thread
-from mxrtc_bridge.storage.failures import FOREIGN, CommitError, brief, is_away, postgres_errors, raise_for_statement
-from mxrtc_bridge.storage.pooler import connect, not_opened
-from mxrtc_bridge.storage.schema import OWNER, UPGRADES
+from mxrtc_bridge.storage.failures import CommitError, brief, is_away, raise_for_statement
+from mxrtc_bridge.storage.pool import CONNECT_S, open_pool
 from mxrtc_bridge.storage.spare_rows import SpareRows
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
 
-PATIENCE_S = 5.0
-"""How long a failing transaction is tried again; well below the 60 s after which a homeserver gives a request up."""
 _BACKOFF = Backoff(0.05, 1.0)
-MAX_WAITING = 2000
-"""Transactions that may wait for a connection; the next one fails at once."""
-POSTGRES_CONNECTIONS = 4
-CONNECT_S = 5.0
-"""How long PostgreSQL may take to let us in."""
-ANSWER_S = 10.0
-"""How long it may take to answer a statement; then the connection is given up."""
-HANGS_S = 30.0
-"""How long anything may take in all, also with a file: longer than PostgreSQL can, and less than a homeserver waits."""
-CLOSE_S = 15.0
-"""How long what is under way is waited for when the database is closed."""
-MIN_SQLITE = (3, 35, 0)
-PRUNE_BATCH = 1000
-"""Rows that are forgotten at a time."""
 KEEP_MARKS_MS = 24 * 3600 * 1000
 """How long the marks of an earlier run stay; nothing that is still asked about is older than a minute."""
 
 log = logging.getLogger(__name__)
-_MARKS = "CREATE TABLE IF NOT EXISTS write_mark (lane TEXT PRIMARY KEY, mark TEXT NOT NULL, noted_ms BIGINT NOT NULL)"
-"""Made here and not by an upgrade: there is no writing without it, whichever version the other tables have."""
 _NOTE = (
     "INSERT INTO write_mark (lane, mark, noted_ms) VALUES ($1, $2, $3) ON CONFLICT (lane) DO UPDATE "
     "SET mark = excluded.mark, noted_ms = excluded.noted_ms WHERE write_mark.mark <> excluded.mark RETURNING 1"
 )
 """Returns nothing where the mark stands already. PostgreSQL waits here for a COMMIT of the lane that is under way."""
-_SQLITE_COMMANDS = (
-    # First, as it counts for a file that is empty only.
-    "PRAGMA auto_vacuum = INCREMENTAL",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA busy_timeout = 500",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBounds:
+    """How long a database is waited for, and how much may wait for it."""
+
+    patience_s: float = 5.0
+    """How long a failing transaction is tried again; well below the 60 s after which a homeserver gives a request
+    up."""
+    answer_s: float = 10.0
+    """How long PostgreSQL may take to answer a statement; then the connection is given up."""
+    hangs_s: float = 30.0
+    """How long anything may take in all, also with a file: longer than PostgreSQL can, and less than a homeserver
+    waits."""
+    close_s: float = 15.0
+    """How long what is under way is waited for when the database is closed."""
+    max_waiting: int = 2000
+    """Transactions that may wait for a connection; the next one fails at once."""
+    prune_batch: int = 1000
+    """Rows that are forgotten at a time."""
 
 
 @dataclass(slots=True)
@@ -131,22 +117,9 @@ class Database:
     A database that is not closed keeps a thread alive, and with it the whole process.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        *,
-        patience_s: float = PATIENCE_S,
-        hangs_s: float = HANGS_S,
-        close_s: float = CLOSE_S,
-        max_waiting: int = MAX_WAITING,
-        prune_batch: int = PRUNE_BATCH,
-    ) -> None:
-        self._prune_batch = prune_batch
-        self._max_waiting = max_waiting
+    def __init__(self, pool: Pool, bounds: DatabaseBounds) -> None:
         self._pool = pool
-        self._patience_s = patience_s
-        self._hangs_s = hangs_s
-        self._close_s = close_s
+        self._bounds = bounds
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._run = secrets.token_hex(8)
@@ -154,58 +127,23 @@ class Database:
         self._free_lanes: list[int] = []
 
     @classmethod
-    async def open(
-        cls,
-        url: str,
-        *,
-        patience_s: float = PATIENCE_S,
-        answer_s: float = ANSWER_S,
-        hangs_s: float = HANGS_S,
-        close_s: float = CLOSE_S,
-        max_waiting: int = MAX_WAITING,
-        prune_batch: int = PRUNE_BATCH,
-    ) -> Self:
+    async def open(cls, url: str, bounds: DatabaseBounds | None = None) -> Self:
         """Open the database and bring its tables up to date.
 
         Args:
             url: ``sqlite:relative.db``, ``sqlite:///absolute.db`` or ``postgres://user:password@host/name``.
-            patience_s: see :data:`PATIENCE_S`.
-            answer_s: see :data:`ANSWER_S`.
-            hangs_s: see :data:`HANGS_S`.
-            close_s: see :data:`CLOSE_S`.
-            max_waiting: see :data:`MAX_WAITING`.
-            prune_batch: see :data:`PRUNE_BATCH`.
+            bounds: other ones than usual.
 
         Raises:
             StorageError: it cannot be reached or written, belongs to another program, or is of a newer version.
         """
-        # In a thread of its own, as its disk may hang.
-        pool = await in_new_thread(_make_pool, url, answer_s)
-        try:
-            await pool.start()
-            await _bring_up_to_date(pool)
-        except BaseException as error:
-            await pool.stop()
-            if isinstance(error, DatabaseException):
-                raise StorageError(f"the database cannot be used: {error}") from error
-            if isinstance(error, (sqlite3.Error, OSError, *FOREIGN)):
-                raise not_opened(error) from error
-            raise
-        return cls(
-            pool,
-            patience_s=patience_s,
-            hangs_s=hangs_s,
-            close_s=close_s,
-            max_waiting=max_waiting,
-            prune_batch=prune_batch,
-        )
+        bounds = bounds or DatabaseBounds()
+        return cls(await open_pool(url, bounds.answer_s), bounds)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -217,7 +155,7 @@ class Database:
             return
         self._closed = True
         try:
-            async with asyncio.timeout(self._close_s):
+            async with asyncio.timeout(self._bounds.close_s):
                 while self._running:
                     await asyncio.wait(self._running)
         except TimeoutError:
@@ -307,7 +245,7 @@ class Database:
             f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} "  # noqa: S608 - names of ours
             f"AND {age} < $1 ORDER BY {age} LIMIT $2) RETURNING 1"
         )
-        gone = await in_batches(lambda: self._deleted(old, (before_ms, self._prune_batch)))
+        gone = await in_batches(lambda: self._deleted(old, (before_ms, self._bounds.prune_batch)))
 
         async def missing() -> int:
             return at_most - int((await self.row(f"SELECT COUNT(*) FROM {table} WHERE {where}"))[0])  # noqa: S608 - as above
@@ -326,7 +264,7 @@ class Database:
             f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} "  # noqa: S608 - as above
             f"AND ({by}, {key}) <= ($1, $2) ORDER BY {by}, {key} LIMIT $3) RETURNING 1"
         )
-        values = (newest["place"], newest["name"], self._prune_batch)
+        values = (newest["place"], newest["name"], self._bounds.prune_batch)
         return gone + await in_batches(lambda: self._deleted(excess, values))
 
     async def _deleted(self, statement: str, values: Sequence[object]) -> int:
@@ -361,18 +299,18 @@ class Database:
         self._running.add(task)
         task.add_done_callback(self._ended)
         task.add_done_callback(lambda _: over())
-        if not (await asyncio.wait([task], timeout=self._hangs_s))[0]:
+        if not (await asyncio.wait([task], timeout=self._bounds.hangs_s))[0]:
             # Its file is on a disk that hangs: the thread goes on, and nobody can say how it ends.
             kind = StorageError if writing is None else UnknownOutcomeError
-            raise kind(f"the database has not answered for {self._hangs_s:g} seconds")
+            raise kind(f"the database has not answered for {self._bounds.hangs_s:g} seconds")
         return task.result()
 
     def _refusal(self) -> StorageError | None:
         if self._closed:
             return StorageError("the database is closed")
-        if len(self._running) >= self._max_waiting:
+        if len(self._running) >= self._bounds.max_waiting:
             return StorageError(
-                f"{self._max_waiting} transactions wait for the database already; it is too slow or away"
+                f"{self._bounds.max_waiting} transactions wait for the database already; it is too slow or away"
             )
         return None
 
@@ -389,7 +327,7 @@ class Database:
 
     async def _persist(self, work: Work[T], writing: _Writing | None) -> T:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
+        deadline = loop.time() + self._bounds.patience_s
         failures = 0
         looks_again = False
         while True:
@@ -409,7 +347,7 @@ class Database:
                 if unknown and not looks_again:
                     # A COMMIT may take its time to fail, and what became of it is worth another look.
                     looks_again = True
-                    deadline = max(deadline, loop.time() + self._patience_s)
+                    deadline = max(deadline, loop.time() + self._bounds.patience_s)
                 if loop.time() + pause_s > deadline:
                     if unknown:
                         raise UnknownOutcomeError(
@@ -479,76 +417,6 @@ async def _roll_back(raw: Any, postgres: Any) -> None:
         await raw.rollback()
     elif not raw.is_closed() and raw.is_in_transaction():
         await postgres.rollback()
-
-
-def _make_pool(text: str, answer_s: float) -> Pool:
-    try:
-        url = URL(text)
-    except ValueError as error:
-        # The text may hold a password, so it is not repeated.
-        raise StorageError("the database URL does not have the form of a URL") from error
-    # mautrix writes whole URLs at DEBUG.
-    logging.getLogger("mau.db").setLevel(logging.INFO)
-    if url.scheme in ("sqlite", "sqlite3"):
-        if url.host or url.query_string or url.fragment or url.path in ("", "/", ":memory:"):
-            raise StorageError(
-                "the database URL must be sqlite:relative.db or sqlite:///absolute.db (three slashes), without ? and #"
-            )
-        _prepare_file(Path(url.path))
-        options: dict[str, Any] = {"min_size": 1, "init_commands": list(_SQLITE_COMMANDS), "timeout": 0.5}
-    elif url.scheme in ("postgres", "postgresql"):
-        if not postgres_errors("PostgresError"):
-            raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'")
-        options = {
-            # Whoever needs a connection opens it, and is told what is wrong with that. One that the pool kept by itself
-            # would be opened anew by itself, with a traceback and the address in the log for each failure.
-            "min_size": 0,
-            "max_size": POSTGRES_CONNECTIONS,
-            "timeout": CONNECT_S,
-            "command_timeout": answer_s,
-            "meow_exit_on_ice": False,
-            "connect": connect,
-        }
-    else:
-        raise StorageError(f"the database URL must begin with sqlite: or postgres://, not {url.scheme[:20]!a}")
-    return Pool.create(url, db_args=options)
-
-
-async def _bring_up_to_date(pool: Pool) -> None:
-    """See whose the database is, and upgrade its tables: with PostgreSQL all of it in one transaction."""
-    pool.upgrade_table, pool.owner_name, pool.ignore_foreign_tables = UPGRADES, OWNER, False
-    connection: Connection
-    async with (
-        pool.acquire() as connection,
-        connection.transaction() if pool.scheme == Scheme.POSTGRES else nullcontext(),
-    ):
-        await Pool.start(pool)
-        await connection.execute(_MARKS)
-
-
-def _prepare_file(path: Path) -> None:
-    """Make the file with its final mode, and find out here whether SQLite takes it.
-
-    mautrix loses, without closing it, a connection on which the first statement fails, and the lost connection's
-    thread keeps the process from ending.
-    """
-    if sqlite3.sqlite_version_info < MIN_SQLITE:
-        raise StorageError(f"SQLite is {sqlite3.sqlite_version}; 3.35 or newer is needed")
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        # SQLite gives the mode of the main file to its journal files.
-        if path.stat().st_mode & 0o077:
-            log.warning("the database file was readable by others; its mode is 0600 now")
-            path.chmod(0o600)
-        probe = sqlite3.connect(path, timeout=PATIENCE_S)
-        try:
-            for command in _SQLITE_COMMANDS:
-                probe.execute(command)
-            probe.execute("SELECT count(*) FROM sqlite_master")
-        finally:
-            probe.close()
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"the database file {str(path)!a} cannot be used: {brief(error)}") from error
 
 
 async def in_batches(batch: Callable[[], Awaitable[int]], *, at_most: int | None = None) -> int:

@@ -7,6 +7,7 @@ dropped before each test.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def database(url: str) -> AsyncIterator[Database]:
     async with await Database.open(url) as opened:
         yield opened
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """An SQLite thread that is not ended keeps the program from ending."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    left = [thread for thread in left if not thread.name.startswith("asyncio_")]
+    for thread in left:  # one whose connection is closed says so before it has ended
+        thread.join(5)
+    assert [thread.name for thread in left if thread.is_alive()] == []
 
 
 async def empty_postgres(url: str) -> None:

@@ -11,7 +11,7 @@ from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord
 from mxrtc_bridge.storage.calls import KEEP_MS, CallStore
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, DatabaseBounds
 
 RECORD = CallRecord(
     route=RoomId("!a"),
@@ -102,7 +102,7 @@ async def test_prune_keeps_open_calls_however_old(calls: CallStore) -> None:
 
 
 async def test_prune_keeps_the_newest_of_too_many(url: str) -> None:
-    async with await Database.open(url, prune_batch=2) as database:
+    async with await Database.open(url, DatabaseBounds(prune_batch=2)) as database:
         calls = CallStore(database, max_ended=3)
         records = [replace(RECORD, call_id=CallId(f"c{number}")) for number in range(8)]
         for number, record in enumerate(records):

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import sqlite3
-import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
-from mxrtc_bridge.storage import database as database_module
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, DatabaseBounds
 
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """An SQLite thread that is not ended keeps the program from ending."""
-    before = set(threading.enumerate())
-    yield
-    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
-    left = [thread for thread in left if not thread.name.startswith("asyncio_")]
-    for thread in left:  # one whose connection is closed says so before it has ended
-        thread.join(5)
-    assert [thread.name for thread in left if thread.is_alive()] == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 async def insert_notice(connection: Connection, user: str = "@a:example.org") -> None:
@@ -44,36 +29,6 @@ async def pragma(database: Database, name: str) -> object:
         return await connection.fetchval(f"PRAGMA {name}")
 
     return await database.transaction(read)
-
-
-async def test_sqlite_files_are_readable_by_their_owner_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The main file and both journal files hold keys; the umask of the process does not matter."""
-    old = os.umask(0)
-    try:
-        async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
-            await database.transaction(insert_notice)
-            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    finally:
-        os.umask(old)
-    assert modes == {"bridge.db": 0o600, "bridge.db-wal": 0o600, "bridge.db-shm": 0o600}
-    assert caplog.text == "", "it never had another mode that was corrected afterwards"
-
-
-async def test_sqlite_file_that_others_could_read_is_closed_to_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "bridge.db"
-    path.touch(mode=0o644)
-    async with await Database.open(f"sqlite:///{path}"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert "readable by others" in caplog.text
-
-
-async def test_sqlite_commits_survive_a_power_failure_by_its_settings(tmp_path: Path) -> None:
-    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
-        assert await pragma(database, "journal_mode") == "wal"
-        assert await pragma(database, "synchronous") == 2
-        assert await pragma(database, "foreign_keys") == 1
 
 
 async def test_what_was_committed_is_there_after_opening_again(url: str) -> None:
@@ -190,7 +145,7 @@ async def test_close_waits_for_a_transaction_that_waits_for_the_lock(tmp_path: P
 
 async def test_locked_database_is_an_error_after_a_while_and_works_afterwards(tmp_path: Path) -> None:
     path = tmp_path / "bridge.db"
-    async with await Database.open(f"sqlite:///{path}", patience_s=0.1) as database:
+    async with await Database.open(f"sqlite:///{path}", DatabaseBounds(patience_s=0.1)) as database:
         other = sqlite3.connect(path, isolation_level=None)
         try:
             other.execute("BEGIN IMMEDIATE")
@@ -204,7 +159,7 @@ async def test_locked_database_is_an_error_after_a_while_and_works_afterwards(tm
 
 async def test_full_disk_is_an_error_and_loses_nothing_that_was_stored(tmp_path: Path) -> None:
     """SQLite's own page limit stands for a disk without space."""
-    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", patience_s=0.1) as database:
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", DatabaseBounds(patience_s=0.1)) as database:
         await database.transaction(insert_notice)
         pages = await pragma(database, "page_count")
         await pragma(database, f"max_page_count = {pages}")
@@ -222,7 +177,7 @@ async def test_full_disk_is_an_error_and_loses_nothing_that_was_stored(tmp_path:
 
 
 async def test_transactions_beyond_the_limit_fail_at_once(url: str) -> None:
-    async with await Database.open(url, max_waiting=3) as database:
+    async with await Database.open(url, DatabaseBounds(max_waiting=3)) as database:
         go_on = asyncio.Event()
 
         async def slow(connection: Connection) -> None:
@@ -237,68 +192,6 @@ async def test_transactions_beyond_the_limit_fail_at_once(url: str) -> None:
         assert await database.transaction(count_notices) == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("mysql://example.org/db", "must begin with sqlite: or postgres://"),
-        ("bridge.db", "must begin with sqlite: or postgres://"),
-        ("sqlite://bridge.db", "three slashes"),
-        ("sqlite:", "three slashes"),
-        ("sqlite::memory:", "three slashes"),
-        ("sqlite:///tmp/x.db?mode=ro", "without \\? and #"),
-        ("postgres://user:secret@[bad/db", "form of a URL"),
-        ("sqlite:///nowhere/at/all/bridge.db", "No such file"),
-    ],
-)
-async def test_database_url_that_cannot_be_used_is_explained(text: str, complaint: str) -> None:
-    with pytest.raises(StorageError, match=complaint) as caught:
-        await Database.open(text)
-    assert "secret" not in str(caught.value)
-
-
-async def test_file_that_is_no_database_is_explained(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("dear diary, " * 1000)
-    with pytest.raises(StorageError, match="not a database"):
-        await Database.open(f"sqlite:///{path}")
-    assert path.read_text().startswith("dear diary")
-
-
-async def test_database_of_a_newer_version_is_refused(url: str) -> None:
-    async with await Database.open(url) as database:
-
-        async def age(connection: Connection) -> None:
-            await connection.execute("UPDATE mxrtc_version SET version = 99")
-
-        await database.transaction(age)
-    with pytest.raises(StorageError, match="v99"):
-        await Database.open(url)
-
-
-async def test_database_of_another_program_is_refused(url: str) -> None:
-    async with await Database.open(url) as database:
-
-        async def rename(connection: Connection) -> None:
-            await connection.execute("UPDATE database_owner SET owner = 'somebody'")
-
-        await database.transaction(rename)
-    with pytest.raises(StorageError, match="owned by somebody"):
-        await Database.open(url)
-
-
-async def test_postgres_that_is_away_is_explained(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    with pytest.raises(StorageError, match="cannot be opened"):
-        await Database.open("postgres://user:secret@127.0.0.1:1/db")
-    assert "secret" not in caplog.text
-
-
-async def test_postgres_without_its_package_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "postgres_errors", lambda *names: ())
-    with pytest.raises(StorageError, match=r"mxrtc-bridge\[postgres\]"):
-        await Database.open("postgres://user:secret@127.0.0.1:1/db")
-
-
 async def test_postgres_that_lets_nobody_in_is_away_and_works_afterwards(postgres_url: str) -> None:
     """Closed for maintenance, or with another password; the connections that there were are cut."""
     import asyncpg
@@ -308,7 +201,9 @@ async def test_postgres_that_lets_nobody_in_is_away_and_works_afterwards(postgre
     try:
         await admin.execute(f"DROP DATABASE IF EXISTS {name}")
         await admin.execute(f"CREATE DATABASE {name}")
-        async with await Database.open(f"{postgres_url.rpartition('/')[0]}/{name}", patience_s=0.2) as database:
+        async with await Database.open(
+            f"{postgres_url.rpartition('/')[0]}/{name}", DatabaseBounds(patience_s=0.2)
+        ) as database:
             await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
             for work in (database.transaction(insert_notice), database.read(count_notices)):
@@ -330,7 +225,7 @@ async def test_a_file_on_a_disk_that_hangs_is_waited_for_within_bounds_and_works
         await connection.wrapped.create_function("hang", 0, lambda: over.wait(30))
         await connection.fetch("SELECT hang()")
 
-    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", hangs_s=0.2) as database:
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", DatabaseBounds(hangs_s=0.2)) as database:
         async with asyncio.timeout(5):
             with pytest.raises(UnknownOutcomeError, match=r"has not answered for 0\.2 seconds"):
                 await database.transaction(hang)

@@ -10,7 +10,7 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome, StoredEvent
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, DatabaseBounds
 from mxrtc_bridge.storage.events import KEEP_MS, InboxStore
 from mxrtc_bridge.storage.schema import UPGRADES
 
@@ -140,7 +140,7 @@ async def test_prune_keeps_the_newest_of_too_many(database: Database) -> None:
 
 
 async def test_prune_takes_more_than_one_batch(url: str) -> None:
-    async with await Database.open(url, prune_batch=3) as database:
+    async with await Database.open(url, DatabaseBounds(prune_batch=3)) as database:
         inbox = InboxStore(database)
         await inbox.store([Row(f"$a{number}", refusal="bad") for number in range(10)], 1)
         assert await inbox.prune(2 + KEEP_MS) == 10
@@ -158,7 +158,7 @@ async def test_places_are_not_given_twice_after_pruning(inbox: InboxStore) -> No
 
 async def test_failed_store_stores_nothing(tmp_path: Path) -> None:
     """All events of a transaction, or none: the homeserver will send all of them again."""
-    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", patience_s=0.1) as database:
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", DatabaseBounds(patience_s=0.1)) as database:
 
         async def limit(connection: Connection) -> None:
             pages = await connection.fetchval("PRAGMA page_count")

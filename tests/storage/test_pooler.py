@@ -10,7 +10,7 @@ import pytest
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.storage.advisory_lock import sole_use_of_server
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, DatabaseBounds
 from mxrtc_bridge.storage.inspection import look, read_only
 from mxrtc_bridge.storage.pooler import POOL_SIZE, connect
 from mxrtc_bridge.storage.tables import open_stores
@@ -94,4 +94,4 @@ async def test_a_pooler_whose_connections_are_all_taken_is_refused_with_what_to_
             with pytest.raises(
                 StorageError, match=f"it does not answer; a pooler .* must have {POOL_SIZE} connections"
             ):
-                await Database.open(url, answer_s=0.3)
+                await Database.open(url, DatabaseBounds(answer_s=0.3))

@@ -11,7 +11,7 @@ import pytest
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.errors import RefusedStatementError, StorageError
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, DatabaseBounds
 from tests.storage.conftest import DATABASES
 from tests.storage.silent_postgres import going_silent
 from tests.waiting import until
@@ -69,7 +69,7 @@ async def test_key_that_no_index_takes_is_refused_at_once(closable: tuple[str, A
 @NEEDS_POSTGRES
 async def test_database_that_refuses_the_login_on_reconnect_is_away_and_comes_back(closable: tuple[str, Any]) -> None:
     url, admin = closable
-    async with await Database.open(url, patience_s=0.4) as database:
+    async with await Database.open(url, DatabaseBounds(patience_s=0.4)) as database:
         await database.write(_INSERT, ("@before:x.test", 1))
         await admin.execute("ALTER DATABASE closable ALLOW_CONNECTIONS false")
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'closable'")
@@ -90,7 +90,7 @@ async def test_right_that_was_taken_from_the_login_is_away_and_comes_back(closab
     await admin.execute("CREATE ROLE limited LOGIN")
     try:
         await admin.execute("ALTER DATABASE closable OWNER TO limited")
-        async with await Database.open(url.replace("test@", "limited@"), patience_s=0.3) as database:
+        async with await Database.open(url.replace("test@", "limited@"), DatabaseBounds(patience_s=0.3)) as database:
             owner = await asyncpg.connect(url)
             await owner.execute("ALTER TABLE notice OWNER TO test")
             with pytest.raises(StorageError) as away:
@@ -112,7 +112,7 @@ async def test_answer_that_never_comes_is_waited_for_within_bounds_and_the_next_
 ) -> None:
     async with (
         going_silent(closable[0]) as silent,
-        await Database.open(silent.url, patience_s=0.2, answer_s=0.4) as database,
+        await Database.open(silent.url, DatabaseBounds(patience_s=0.2, answer_s=0.4)) as database,
     ):
         await database.write(_INSERT, ("@before:x.test", 1))
         silent.speaks.clear()
@@ -128,7 +128,7 @@ async def test_answer_that_never_comes_is_waited_for_within_bounds_and_the_next_
 @NEEDS_POSTGRES
 async def test_closing_is_not_held_up_by_a_database_that_does_not_answer(closable: tuple[str, Any]) -> None:
     async with going_silent(closable[0]) as silent:
-        database = await Database.open(silent.url, answer_s=60, close_s=0.3)
+        database = await Database.open(silent.url, DatabaseBounds(answer_s=60, close_s=0.3))
         await database.write(_INSERT, ("@before:x.test", 1))
         silent.speaks.clear()
         writing = [asyncio.create_task(database.write(_INSERT, (f"@u{n}:x.test", 1))) for n in range(6)]

@@ -17,7 +17,7 @@ from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, ServiceName,
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditStore
 from mxrtc_bridge.storage.calls import CallStore
-from mxrtc_bridge.storage.database import KEEP_MARKS_MS, Database
+from mxrtc_bridge.storage.database import KEEP_MARKS_MS, Database, DatabaseBounds
 from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.notice_times import NoticeStore
@@ -50,7 +50,7 @@ async def commits(url: str) -> AsyncIterator[Commits]:
 
 @pytest.fixture
 async def lossy_database(commits: Commits) -> AsyncIterator[Database]:
-    async with await Database.open(commits.url, patience_s=0.5) as opened:
+    async with await Database.open(commits.url, DatabaseBounds(patience_s=0.5)) as opened:
         # So that PostgreSQL's connection is there.
         await opened.read(count_notices)
         yield opened

@@ -31,7 +31,7 @@ from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.audit_file import read_lines
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, DatabaseBounds
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.requests import RequestStore
 from tests.bridge.access.test_rights import Rooms, config
@@ -128,7 +128,11 @@ class World:
     async def start(cls, folder: Path, url: str | None = None, **limits: Any) -> Self:
         """Begin a run on the files in ``folder``, as after any end of the last one."""
         folder.mkdir(exist_ok=True)
-        world = cls(folder, await Database.open(url or f"sqlite:///{folder}/bridge.db", patience_s=0.3), **limits)
+        world = cls(
+            folder,
+            await Database.open(url or f"sqlite:///{folder}/bridge.db", DatabaseBounds(patience_s=0.3)),
+            **limits,
+        )
         cls.open.append(world)
         await world.audit.start()
         world._tasks.append(asyncio.create_task(world.audit.run()))
