@@ -144,7 +144,7 @@ class BridgeChannels(SessionChannels):
             self._serve(channel, service, grant, raw=raw)
 
     def _is_full(self, service: ServiceName, grant: ServiceGrant) -> bool:
-        if self._ended or len(self._pipes) >= self._max_streams:
+        if self._ended or len(self._pipes) >= self.max_streams:
             return True
         return sum(name == service for name in self._services.values()) >= grant.max_streams
 
@@ -260,7 +260,7 @@ class BridgeChannels(SessionChannels):
 
     def _accept_transfer(self, channel: Channel, service: ServiceName) -> None:
         """Hear what the caller wants; whether there is a right to it depends on that as well."""
-        if self._ended or len(self._pipes) >= self._max_streams:
+        if self._ended or len(self._pipes) >= self.max_streams:
             self._turn_away(channel, RefusalCode.LIMIT)
             return
         tally = DeliveryTally()

@@ -187,12 +187,7 @@ class ClientChannels(SessionChannels):
     @property
     def is_full(self) -> bool:
         """Whether what waits does so for another stream to end, as there are as many as a session carries."""
-        return bool(self._waiting) and len(self._pipes) >= self._max_streams
-
-    @property
-    def max_streams(self) -> int:
-        """How many streams a session carries."""
-        return self._max_streams
+        return bool(self._waiting) and len(self._pipes) >= self.max_streams
 
     def ended(self) -> None:
         super().ended()
@@ -208,7 +203,7 @@ class ClientChannels(SessionChannels):
 
     def _open_waiting(self) -> None:
         self._refill()
-        while self._waiting and self._openings >= 1 and len(self._pipes) < self._max_streams:
+        while self._waiting and self._openings >= 1 and len(self._pipes) < self.max_streams:
             wanted = self._waiting.popleft()
             if isinstance(wanted, _TransferInLine) and wanted.opened.finished.done():
                 continue  # reset while it waited

@@ -105,17 +105,13 @@ class RoundRobin:
         self._has_right = has_right
         self._with_right, self._own, self._foreign = _Line(), _Line(), _Line()
         self._lines = deque((self._with_right, self._own, self._foreign))
-        self._waiting = 0
+        self.waiting = 0
+        """How many wait for their turn."""
 
     @property
     def active(self) -> int:
         """How much is being done."""
         return len(self._active)
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for their turn."""
-        return self._waiting
 
     @property
     def servers(self) -> int:
@@ -128,7 +124,7 @@ class RoundRobin:
 
     async def begin(self, sender: UserId) -> None:
         """Wait for a turn of ``sender``; must be followed by :meth:`end`."""
-        if self._waiting or self._active.full(sender, has_right=_nobody) is not None:
+        if self.waiting or self._active.full(sender, has_right=_nobody) is not None:
             await self._wait(sender)
         else:
             self._active.add(sender)
@@ -136,7 +132,7 @@ class RoundRobin:
     def end(self, sender: UserId) -> None:
         """Give a turn on."""
         self._active.remove(sender)
-        if self._waiting:
+        if self.waiting:
             self._go_on()
 
     async def _wait(self, sender: UserId) -> None:
@@ -144,7 +140,7 @@ class RoundRobin:
         foreign = self._active.is_foreign(sender)
         line = self._with_right if self._has_right(sender) else self._foreign if foreign else self._own
         line.put(sender, waiter)
-        self._waiting += 1
+        self.waiting += 1
         self._go_on()
         try:
             await waiter
@@ -153,14 +149,14 @@ class RoundRobin:
                 # Its turn had come in the same step.
                 self._active.remove(sender)
             elif line.remove(sender, waiter):
-                self._waiting -= 1
+                self.waiting -= 1
             self._go_on()
             raise
 
     def _go_on(self) -> None:
         """Give the turns that are free to those who wait, one line after the other."""
         passed = 0
-        while self._waiting and passed < len(self._lines):
+        while self.waiting and passed < len(self._lines):
             line = self._lines[0]
             self._lines.rotate(-1)
             found = line.take(self._full_with_right if line is self._with_right else self._full)
@@ -169,7 +165,7 @@ class RoundRobin:
                 continue
             passed = 0
             sender, waiter = found
-            self._waiting -= 1
+            self.waiting -= 1
             if not waiter.done():
                 self._active.add(sender)
                 waiter.set_result(None)

@@ -161,7 +161,8 @@ class Session:
         self._serving: asyncio.TaskGroup | None = None
         self._unsent: asyncio.Queue[tuple[CallMessage, str] | None] = asyncio.Queue(MAX_UNSENT_MESSAGES)
         self._finished = asyncio.Event()
-        self._outcome: call.CallEnded | None = None
+        self.outcome: call.CallEnded | None = None
+        """How the call ended, or None while it lives."""
         self._before_start: list[call.Event] = []
         self._driver: Driver[call.Event, call.Effect] = Driver(
             machine, perform=self._perform, tick=call.CallTick(), clock=clock
@@ -170,11 +171,6 @@ class Session:
     @property
     def state(self) -> call.CallState:
         return self._machine.state
-
-    @property
-    def outcome(self) -> call.CallEnded | None:
-        """How the call ended, or None while it lives."""
-        return self._outcome
 
     def feed(self, event: call.Event) -> None:
         """Hand an event to the call, at once; before :meth:`run` has begun it waits for it, in order."""
@@ -207,7 +203,7 @@ class Session:
             if self._peer is not None:
                 await self._peer.close()
             await _end_soon(background, self._disk_timeout_s)
-        assert self._outcome is not None
+        assert self.outcome is not None
         if self.connected_at is not None:
             _, sent, received = self.links.totals()
             live_s = self._clock.monotonic() - self.connected_at
@@ -215,12 +211,12 @@ class Session:
                 "x session closed: %s with %s, %s, %.1f s, %d bytes sent, %d received",
                 self.remote,
                 self.local,
-                self._outcome.reason,
+                self.outcome.reason,
                 live_s,
                 sent,
                 received,
             )
-        return self._outcome
+        return self.outcome
 
     async def _serve(self) -> None:
         """Start the machine and hold the group of tasks that serve this call, so that they end with it."""
@@ -252,7 +248,7 @@ class Session:
             case call.ClosePeer():
                 self.links.ended()
             case call.CallEnded():
-                self._outcome = effect
+                self.outcome = effect
                 self._finished.set()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:

@@ -45,7 +45,8 @@ class SessionChannels(ABC):
         self.lost = asyncio.Event()
         self._clock = clock
         self._counters = counters
-        self._max_streams = max_streams
+        self.max_streams = max_streams
+        """How many streams a session carries."""
         self._peer: PeerConnection | None = None
         self._spawn: Spawn | None = None
         self._report_lost: Callable[[str], None] = lambda _reason: None

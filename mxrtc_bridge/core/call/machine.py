@@ -124,24 +124,16 @@ class CallMachine:
         self._remote = remote
         self._lifetime_ms = lifetime_ms
         self._setup_timeout_s = setup_timeout_s
-        self._state = CallState.IDLE
+        self.state = CallState.IDLE
         self._deadline: float | None = None
         self._version = Version.V1
         self._party_chosen = False
-        self._remote_party: PartyId | None = None
+        self.remote_party: PartyId | None = None
+        """The party of the other side; None before it is known, and always with version 0."""
         self._offer = ""
         self._candidates = RemoteCandidates()
         self._counts = CallCounts()
         self._effects: deque[values.Effect] = deque()
-
-    @property
-    def state(self) -> CallState:
-        return self._state
-
-    @property
-    def remote_party(self) -> PartyId | None:
-        """The party of the other side; None before it is known, and always with version 0."""
-        return self._remote_party
 
     @property
     def counts(self) -> CallCounts:
@@ -180,9 +172,9 @@ class CallMachine:
         return self._deadline
 
     def _apply(self, now: float, event: values.Event | CallMessage) -> None:
-        rule = TABLES[self._role][self._state][type(event)]
+        rule = TABLES[self._role][self.state][type(event)]
         if rule.refused:
-            raise StateError(f"{type(event).__name__} is not possible for a {self._role.value} in {self._state.name}")
+            raise StateError(f"{type(event).__name__} is not possible for a {self._role.value} in {self.state.name}")
         if rule.action is not None:
             rule.action(self, now, event)
 
@@ -191,7 +183,7 @@ class CallMachine:
         if event.sender != self._remote or message.call_id != self._call_id:  # our own echo among them
             return False
         if self._party_chosen:
-            return message.party_id == self._remote_party
+            return message.party_id == self.remote_party
         return not (isinstance(message, events.Invite) and message.invitee not in (None, self._local))
 
     # Setting up
@@ -298,21 +290,21 @@ class CallMachine:
     # What the rules are made of
 
     def _enter(self, state: CallState, deadline: float | None) -> None:
-        self._state, self._deadline = state, deadline
+        self.state, self._deadline = state, deadline
 
     def _choose(self, message: events.Invite | events.Answer) -> None:
         self._party_chosen = True
-        self._remote_party = message.party_id
+        self.remote_party = message.party_id
         self._version = message.version
 
     def _connect(self) -> None:
-        lines = self._candidates.open_for(self._remote_party)
+        lines = self._candidates.open_for(self.remote_party)
         if lines:
             self._effects.append(values.AddCandidates(lines))
         self._effects.append(values.Connect())
 
     def _end(self, outcome: CallOutcome, reason: str, limit: str | None = None) -> None:
-        if self._state in _WITH_PEER:
+        if self.state in _WITH_PEER:
             self._effects.append(values.ClosePeer())
         self._effects.append(values.CallEnded(outcome, reason, limit))
         self._enter(CallState.ENDED, None)

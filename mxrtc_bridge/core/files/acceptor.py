@@ -52,26 +52,22 @@ class AcceptedTransfer:
     def __init__(self, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES) -> None:
         self._window = checked_window(window)
         self._max_entries = max_entries
-        self._machine: SenderMachine | ReceiverMachine | None = None
+        self.machine: SenderMachine | ReceiverMachine | None = None
+        """The end of the transfer that we are, as soon as it is known."""
         self._job_by: float | None = None
         self._heard = 0
         self._finished = False
         self._effects: list[tx.Effect] = []
 
     @property
-    def machine(self) -> SenderMachine | ReceiverMachine | None:
-        """The end of the transfer that we are, as soon as it is known."""
-        return self._machine
-
-    @property
     def job(self) -> Job | None:
         """What the opener wants, as soon as it is known."""
-        return None if self._machine is None else self._machine.job
+        return None if self.machine is None else self.machine.job
 
     @property
     def progress(self) -> Progress:
         """How far it is, at any time."""
-        return Progress() if self._machine is None else self._machine.progress
+        return Progress() if self.machine is None else self.machine.progress
 
     def set_window(self, window: int) -> None:
         """Offer ``window`` bytes from the next answer or acknowledgement on.
@@ -80,18 +76,18 @@ class AcceptedTransfer:
             StateError: ``window`` is out of range.
         """
         self._window = checked_window(window)
-        if isinstance(self._machine, ReceiverMachine):
-            self._machine.set_window(window)
+        if isinstance(self.machine, ReceiverMachine):
+            self.machine.set_window(window)
 
     def poll_effect(self) -> tx.Effect | None:
         """Return the next thing to be done, or None."""
         if self._effects:
             return self._effects.pop(0)
-        return None if self._machine is None else self._machine.poll_effect()
+        return None if self.machine is None else self.machine.poll_effect()
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
-        return self._job_by if self._machine is None else self._machine.next_deadline()
+        return self._job_by if self.machine is None else self.machine.next_deadline()
 
     def handle(self, now: float, event: tx.Event) -> None:
         """Take in what happened; then poll all effects.
@@ -103,8 +99,8 @@ class AcceptedTransfer:
         Raises:
             StateError: an event that the driver may not report now; nothing has changed.
         """
-        if self._machine is not None:
-            self._machine.handle(now, event)
+        if self.machine is not None:
+            self.machine.handle(now, event)
             return
         match event:
             case stream.TextReceived(text=text) if text:
@@ -157,7 +153,7 @@ class AcceptedTransfer:
                 raise WireError("out_of_turn", f"{file_messages.name_of(message)} came before a job")
 
     def _begin(self, machine: SenderMachine | ReceiverMachine) -> None:
-        self._machine = machine
+        self.machine = machine
         self._effects.append(tx.JobReceived(machine.job))
 
     def _give_up(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode | None) -> None:

@@ -76,7 +76,7 @@ class TransferMachine(ABC):
         self.role = role
         self.job = job
         self._messages = messages
-        self._phase = TransferPhase.OPENING if role is StreamRole.OPENER else TransferPhase.PREPARING
+        self.phase = TransferPhase.OPENING if role is StreamRole.OPENER else TransferPhase.PREPARING
         self._job_text = _opening_text(job) if role is StreamRole.OPENER else ""
         self._progress = Progress()
         self._sent = 0
@@ -86,10 +86,6 @@ class TransferMachine(ABC):
         self._active_at = 0.0
         self._now = 0.0
         self._effects: deque[tx.Effect] = deque()
-
-    @property
-    def phase(self) -> TransferPhase:
-        return self._phase
 
     @property
     def progress(self) -> Progress:
@@ -102,7 +98,7 @@ class TransferMachine(ABC):
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
-        if self._phase is TransferPhase.FLOWING:
+        if self.phase is TransferPhase.FLOWING:
             return self._said_at + BUSY_AFTER_S if self._is_working() else self._active_at + SILENCE_S
         return self._answer_by
 
@@ -117,7 +113,7 @@ class TransferMachine(ABC):
             StateError: an event that the driver may not report now; nothing has changed.
         """
         self._now = now
-        if self._phase is TransferPhase.FINISHED:
+        if self.phase is TransferPhase.FINISHED:
             self._handle_late(event)
             return
         if not isinstance(event, stream.Tick):
@@ -191,9 +187,9 @@ class TransferMachine(ABC):
     # Opening
 
     def _channel_opened(self) -> None:
-        if self._phase is not TransferPhase.OPENING:
+        if self.phase is not TransferPhase.OPENING:
             return
-        self._phase = TransferPhase.AWAITING_OK
+        self.phase = TransferPhase.AWAITING_OK
         self._said_at = self._now
         self._answer_by = self._now + ANSWER_TIMEOUT_S
         self._emit(stream.SendText(self._job_text))
@@ -201,13 +197,13 @@ class TransferMachine(ABC):
 
     def _service_ready(self) -> None:
         self._check_preparing(tx.ServiceReady())
-        self._phase = TransferPhase.FLOWING
+        self.phase = TransferPhase.FLOWING
         self._say(file_messages.FileOk(self._offered_window()))
         self._begin(0)
 
     def _check_preparing(self, event: tx.Event) -> None:
-        if self._phase is not TransferPhase.PREPARING:
-            raise StateError(f"{type(event).__name__} is not allowed while {self._phase.value}")
+        if self.phase is not TransferPhase.PREPARING:
+            raise StateError(f"{type(event).__name__} is not allowed while {self.phase.value}")
 
     def _text_received(self, text: str) -> None:
         if text:
@@ -217,8 +213,8 @@ class TransferMachine(ABC):
         message = file_messages.decode(text)
         if message is None:
             return
-        if type(message) not in self._messages[self._phase]:
-            raise WireError("out_of_turn", f"{file_messages.name_of(message)} came while {self._phase.value}")
+        if type(message) not in self._messages[self.phase]:
+            raise WireError("out_of_turn", f"{file_messages.name_of(message)} came while {self.phase.value}")
         match message:
             case file_messages.Busy():
                 pass
@@ -227,7 +223,7 @@ class TransferMachine(ABC):
             case file_messages.FileErr(code=code, message=reason):
                 self._end(TransferOutcome.REFUSED, code.value, reason, stream.CloseChannel())
             case file_messages.FileOk(window=window):
-                self._phase = TransferPhase.FLOWING
+                self.phase = TransferPhase.FLOWING
                 self._answer_by = None
                 self._emit(stream.Accepted())
                 self._begin(window)
@@ -257,12 +253,12 @@ class TransferMachine(ABC):
         due = self.next_deadline()
         if due is None or self._now < due:
             return
-        if self._phase is TransferPhase.LEAVING:
+        if self.phase is TransferPhase.LEAVING:
             self._end_in_order(stream.CloseChannel())
-        elif self._phase is TransferPhase.FLOWING and self._is_working():
+        elif self.phase is TransferPhase.FLOWING and self._is_working():
             self._say(file_messages.Busy())
         else:
-            waited = ANSWER_TIMEOUT_S if self._phase is TransferPhase.AWAITING_OK else SILENCE_S
+            waited = ANSWER_TIMEOUT_S if self.phase is TransferPhase.AWAITING_OK else SILENCE_S
             message = f"the other side did not answer within {waited:.0f} s"
             self._break(TransferOutcome.INTERRUPTED, FileCode.TIMEOUT.value, message, FileCode.TIMEOUT)
 
@@ -278,16 +274,16 @@ class TransferMachine(ABC):
 
     def _break(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode) -> None:
         """End the transfer out of order, and say so."""
-        if self._phase is TransferPhase.PREPARING and outcome is not TransferOutcome.VIOLATION:
+        if self.phase is TransferPhase.PREPARING and outcome is not TransferOutcome.VIOLATION:
             self._say(file_messages.FileErr(tell, message if outcome is TransferOutcome.REFUSED else ""))
-        elif self._phase is not TransferPhase.OPENING:
+        elif self.phase is not TransferPhase.OPENING:
             self._say(file_messages.FileRst(tell))
         self._end(outcome, code, message, stream.CloseChannel())
 
     def _end(self, outcome: TransferOutcome, code: str, message: str, *effects: tx.Effect) -> None:
         self._release()
         self._effects.extend(effects)
-        self._phase = TransferPhase.FINISHED
+        self.phase = TransferPhase.FINISHED
         self._answer_by = None
         self._progress.current = ""
         self._emit(tx.TransferFinished(outcome, code, message, self._sent, self._received, replace(self._progress)))

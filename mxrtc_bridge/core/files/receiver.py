@@ -137,7 +137,7 @@ class ReceiverMachine(TransferMachine):
         """What the source was asked for and has not answered, in this order."""
         self._waiting: deque[_Item] = deque()
         self._path_bytes = 0
-        self._open_wants = 0
+        self.open_wants = 0
         self._gathered = 0
         """Payload of all files that the driver was not given yet."""
         self._working = 0
@@ -150,10 +150,6 @@ class ReceiverMachine(TransferMachine):
     @property
     def open_entries(self) -> int:
         return len(self._items)
-
-    @property
-    def open_wants(self) -> int:
-        return self._open_wants
 
     @property
     def unwritten(self) -> int:
@@ -287,15 +283,15 @@ class ReceiverMachine(TransferMachine):
         if item.state is ItemState.WAITING:
             self._waiting.remove(item)
         elif item.state is not ItemState.CHECKING and not item.in_line:
-            self._open_wants -= 1
+            self.open_wants -= 1
         item.state = ItemState.CLOSED
 
     def _ask_for_files(self) -> None:
-        while self._waiting and self._open_wants < file_messages.MAX_OPEN_WANTS:
+        while self._waiting and self.open_wants < file_messages.MAX_OPEN_WANTS:
             item = self._waiting.popleft()
             item.state = ItemState.WANTED
             item.in_line = True
-            self._open_wants += 1
+            self.open_wants += 1
             self._line.append(item)
             self._say(file_messages.Want(item.index, item.offset))
         self._name_current()
@@ -391,7 +387,7 @@ class ReceiverMachine(TransferMachine):
         half.received += size
         if size > messages.MAX_PAYLOAD_BYTES:
             raise WireError("too_long", f"payload of {size} bytes; the limit is {messages.MAX_PAYLOAD_BYTES}")
-        if self._phase is not TransferPhase.FLOWING or not self._line:
+        if self.phase is not TransferPhase.FLOWING or not self._line:
             raise WireError("out_of_turn", "payload came that nobody asked for")
         if half.received > half.limit:
             raise WireError("over_credit", f"payload up to {half.received}; the credit ended at {half.limit}")
@@ -457,7 +453,7 @@ class ReceiverMachine(TransferMachine):
         self._line.popleft()
         item.in_line = False
         if item.state is ItemState.CLOSED:
-            self._open_wants -= 1
+            self.open_wants -= 1
 
     # The credit
 

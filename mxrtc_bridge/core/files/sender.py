@@ -159,7 +159,7 @@ class SenderMachine(TransferMachine):
         match event:
             case stream.Turn(limit=limit):
                 self._ready_for = 0
-                if self._phase is TransferPhase.FLOWING:
+                if self.phase is TransferPhase.FLOWING:
                     self._send_entries_and_payload(limit)
             case tx.EntriesListed():
                 self._take_entries(event)
@@ -248,7 +248,7 @@ class SenderMachine(TransferMachine):
             case file_messages.FileBye():
                 self._end_in_order(stream.CloseChannel())
                 return
-        if self._phase is TransferPhase.FLOWING:
+        if self.phase is TransferPhase.FLOWING:
             self._advance()
 
     def _acknowledged(self, offset: int, window: int) -> None:
@@ -334,13 +334,13 @@ class SenderMachine(TransferMachine):
 
     def _advance(self) -> None:
         """Do all that can be done without a turn."""
-        if self._phase is not TransferPhase.FLOWING:
+        if self.phase is not TransferPhase.FLOWING:
             return
         self._answer_wants()
         self._find_entries()
         self._effects.extend(self._wants.reads())
         if self._lacks_nothing():
-            self._phase = TransferPhase.LEAVING
+            self.phase = TransferPhase.LEAVING
             self._answer_by = self._now + BYE_TIMEOUT_S
             self._progress.current = ""
             self._say(file_messages.FileBye())

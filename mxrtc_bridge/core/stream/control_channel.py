@@ -194,7 +194,7 @@ class ControlMachine:
     def __init__(self, role: StreamRole, *, caps: tuple[str, ...] = CAPS) -> None:
         self.role = role
         self._caps = caps
-        self._phase = ControlPhase.OPENING
+        self.phase = ControlPhase.OPENING
         self._hello_by: float | None = None
         self._heard_at = 0.0
         self._ping_at: float | None = None
@@ -214,17 +214,13 @@ class ControlMachine:
         self._listed_kinds: dict[tuple[UserId, ServiceName], messages.ServiceKind] = {}
         self._effects: deque[ControlEffect] = deque()
 
-    @property
-    def phase(self) -> ControlPhase:
-        return self._phase
-
     def poll_effect(self) -> ControlEffect | None:
         """Return the next thing to be done, or None."""
         return self._effects.popleft() if self._effects else None
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
-        if self._phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
+        if self.phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
             return None
         deadlines = (self._hello_by, self._ping_at, self._list_by, self._heard_at + DEAD_AFTER_S)
         return min(deadline for deadline in deadlines if deadline is not None)
@@ -240,7 +236,7 @@ class ControlMachine:
             self._emit(events.Consumed(text_size(event.text)))
         elif isinstance(event, events.BinaryReceived) and event.data:
             self._emit(events.Consumed(len(event.data)))
-        if self._phase is ControlPhase.ENDED:
+        if self.phase is ControlPhase.ENDED:
             return
         try:
             self._dispatch(now, event)
@@ -275,7 +271,7 @@ class ControlMachine:
                     if due <= self._ping_at:
                         self._ping_at = self._asked_at = due
             case Farewell(code=code, message=message):
-                if self._phase is not ControlPhase.OPENING:
+                if self.phase is not ControlPhase.OPENING:
                     self._say(messages.Bye(code if messages.is_code(code) else "done", message))
                 self._end(events.CloseChannel())
             case events.Tick():
@@ -285,9 +281,9 @@ class ControlMachine:
         self._act_on_time(now)
 
     def _open(self, now: float) -> None:
-        if self._phase is not ControlPhase.OPENING:
+        if self.phase is not ControlPhase.OPENING:
             return
-        self._phase = ControlPhase.GREETING
+        self.phase = ControlPhase.GREETING
         self._heard_at = self._tokens_at = now
         self._hello_by = now + HELLO_TIMEOUT_S
         self._say(messages.Hello(messages.CTL_VERSION, self._caps))
@@ -298,8 +294,8 @@ class ControlMachine:
         message = messages.CTL.decode(text)
         if message is None:
             return
-        if type(message) not in MESSAGES[self._phase]:
-            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self._phase.value}")
+        if type(message) not in MESSAGES[self.phase]:
+            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self.phase.value}")
         match message:
             case messages.Hello(version=version, caps=caps):
                 self._greeted(now, version, caps)
@@ -323,7 +319,7 @@ class ControlMachine:
                 self._end(events.CloseChannel(), ByeReceived(code, reason))
 
     def _greeted(self, now: float, version: int, caps: tuple[str, ...]) -> None:
-        self._phase = ControlPhase.GREETED
+        self.phase = ControlPhase.GREETED
         self._hello_by = None
         self._ping_at = now
         self._emit(Greeted(min(version, messages.CTL_VERSION), caps))
@@ -341,7 +337,7 @@ class ControlMachine:
     # Lists
 
     def _ask_list(self, now: float) -> None:
-        if not self._list_wanted or self._phase is not ControlPhase.GREETED:
+        if not self._list_wanted or self.phase is not ControlPhase.GREETED:
             return
         self._list_wanted = False
         if self._list_number is None:
@@ -396,7 +392,7 @@ class ControlMachine:
     # Time
 
     def _act_on_time(self, now: float) -> None:
-        if self._phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
+        if self.phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
             return
         if self._hello_by is not None and now >= self._hello_by:
             message = f"the other side did not say hello within {HELLO_TIMEOUT_S:.0f} s"
@@ -425,7 +421,7 @@ class ControlMachine:
         return self._next_number - 1
 
     def _end(self, *effects: ControlEffect) -> None:
-        self._phase = ControlPhase.ENDED
+        self.phase = ControlPhase.ENDED
         self._listed = {}
         self._listed_until = []
         self._listed_kinds = {}

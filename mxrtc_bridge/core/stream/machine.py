@@ -84,15 +84,11 @@ class StreamMachine(ByteStreamMachine):
         self, role: StreamRole, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None
     ) -> None:
         super().__init__(role, send_limit=messages.INITIAL_CREDIT, window=_checked_window(window))
-        self._phase = StreamPhase.OPENING if role is StreamRole.OPENER else StreamPhase.CONNECTING
+        self.phase = StreamPhase.OPENING if role is StreamRole.OPENER else StreamPhase.CONNECTING
         self._stream_id = stream_id
         self._heard = False
         self._answer_by: float | None = None
         self._fin_ack_by: float | None = None
-
-    @property
-    def phase(self) -> StreamPhase:
-        return self._phase
 
     @property
     def send_state(self) -> SendState:
@@ -126,9 +122,9 @@ class StreamMachine(ByteStreamMachine):
     # The channel
 
     def _channel_opened(self, now: float) -> None:
-        if self._phase is not StreamPhase.OPENING:
+        if self.phase is not StreamPhase.OPENING:
             return
-        self._phase = StreamPhase.AWAITING_OK
+        self.phase = StreamPhase.AWAITING_OK
         self._answer_by = now + ANSWER_TIMEOUT_S
         if self._stream_id is not None:
             self._say(messages.Open(self._stream_id))
@@ -146,9 +142,9 @@ class StreamMachine(ByteStreamMachine):
         message = messages.TCP.decode(text)
         if message is None:
             return
-        allowed = MESSAGES[self.role, self._phase]
+        allowed = MESSAGES[self.role, self.phase]
         if type(message) not in allowed or (isinstance(message, messages.Open) and not first):
-            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self._phase.value}")
+            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self.phase.value}")
         match message:
             case messages.Open():
                 pass  # The id is for later versions, which can resume a stream.
@@ -177,7 +173,7 @@ class StreamMachine(ByteStreamMachine):
         half.received += len(data)
         if len(data) > messages.MAX_PAYLOAD_BYTES:
             raise WireError("too_long", f"payload of {len(data)} bytes; the limit is {messages.MAX_PAYLOAD_BYTES}")
-        if self._phase is StreamPhase.AWAITING_OK:
+        if self.phase is StreamPhase.AWAITING_OK:
             raise WireError("out_of_turn", "payload came before ok")
         if half.state is not ReceiveState.OPEN:
             raise WireError("out_of_turn", "payload came after fin")
@@ -197,7 +193,7 @@ class StreamMachine(ByteStreamMachine):
             )
 
     def _accepted(self, now: float, window: int) -> None:
-        self._phase = StreamPhase.FLOWING
+        self.phase = StreamPhase.FLOWING
         self._answer_by = None
         self._send.limit = max(self._send.limit, window)
         self._emit(events.Accepted())
@@ -233,7 +229,7 @@ class StreamMachine(ByteStreamMachine):
     def _sink_connected(self, now: float) -> None:
         self._sink = SinkState.PRESENT
         if self.role is StreamRole.ACCEPTOR:
-            self._phase = StreamPhase.FLOWING
+            self.phase = StreamPhase.FLOWING
             self._receive.promise()
             self._say(messages.Ok(self._receive.window))
         self._write_held()
@@ -294,7 +290,7 @@ class StreamMachine(ByteStreamMachine):
 
     @property
     def _may_send(self) -> bool:
-        return self._phase is StreamPhase.FLOWING or self._phase is StreamPhase.AWAITING_OK
+        return self.phase is StreamPhase.FLOWING or self.phase is StreamPhase.AWAITING_OK
 
     def _continue_sending(self, now: float) -> None:
         half = self._send
@@ -308,7 +304,7 @@ class StreamMachine(ByteStreamMachine):
         # While bytes are unacknowledged the other sink may take its time; afterwards nothing is left to wait for.
         # Before ok the answer has its own deadline.
         half = self._send
-        if half.state is SendState.FIN_SENT and half.acked == half.sent and self._phase is StreamPhase.FLOWING:
+        if half.state is SendState.FIN_SENT and half.acked == half.sent and self.phase is StreamPhase.FLOWING:
             self._fin_ack_by = now + FIN_TIMEOUT_S
 
     # The end
@@ -333,9 +329,9 @@ class StreamMachine(ByteStreamMachine):
 
     def _break(self, outcome: StreamOutcome, code: str, message: str, *, tell: str) -> None:
         """End the stream out of order, and say so."""
-        if self._phase is StreamPhase.CONNECTING and outcome is not StreamOutcome.VIOLATION:
+        if self.phase is StreamPhase.CONNECTING and outcome is not StreamOutcome.VIOLATION:
             self._say(messages.Err(_err_code(tell), message if outcome is StreamOutcome.REFUSED else ""))
-        elif self._phase is not StreamPhase.OPENING:
+        elif self.phase is not StreamPhase.OPENING:
             self._say(messages.Rst(tell if messages.is_code(tell) else "internal"))
         self._end(outcome, code, message, events.CloseChannel(), events.ResetSink())
 
@@ -344,7 +340,7 @@ class StreamMachine(ByteStreamMachine):
             if isinstance(effect, (events.CloseSink, events.ResetSink)) and self._sink is not SinkState.PRESENT:
                 continue
             self._emit(effect)
-        self._phase = StreamPhase.FINISHED
+        self.phase = StreamPhase.FINISHED
         self._answer_by = self._fin_ack_by = None
         self._report_consumed(self._receive.received)
         self._finish(outcome, code, message)

@@ -48,12 +48,8 @@ class RawStreamMachine(ByteStreamMachine):
 
     def __init__(self, role: StreamRole) -> None:
         super().__init__(role, send_limit=MAX_COUNT)
-        self._channel = RawChannelState.OPENING if role is StreamRole.OPENER else RawChannelState.OPEN
+        self.channel_state = RawChannelState.OPENING if role is StreamRole.OPENER else RawChannelState.OPEN
         self._deadline: float | None = None
-
-    @property
-    def channel_state(self) -> RawChannelState:
-        return self._channel
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
@@ -62,8 +58,8 @@ class RawStreamMachine(ByteStreamMachine):
     # The channel
 
     def _channel_opened(self, now: float) -> None:
-        if self._channel is RawChannelState.OPENING:
-            self._channel = RawChannelState.OPEN
+        if self.channel_state is RawChannelState.OPENING:
+            self.channel_state = RawChannelState.OPEN
             self._continue_sending(now)
 
     def _text_received(self, now: float, text: str) -> None:
@@ -86,13 +82,13 @@ class RawStreamMachine(ByteStreamMachine):
         self._write_held()
 
     def _channel_closed(self, now: float) -> None:
-        if self._channel is RawChannelState.CLOSED:
+        if self.channel_state is RawChannelState.CLOSED:
             return
         if self._sink is not SinkState.ABSENT:
             self._end(StreamOutcome.CLEAN, "", "the channel ended", events.FinishSink(), events.CloseSink())
         elif self._receive.held:
             # Whoever sends a line and leaves wants the line to arrive.
-            self._channel = RawChannelState.CLOSED
+            self.channel_state = RawChannelState.CLOSED
             self._deadline = now + CLOSE_TIMEOUT_S
         else:
             self._end(StreamOutcome.LOST, "closed", "the channel closed before the local side was there")
@@ -102,7 +98,7 @@ class RawStreamMachine(ByteStreamMachine):
     def _sink_connected(self, now: float) -> None:
         self._sink = SinkState.PRESENT
         self._write_held()
-        if self._channel is RawChannelState.CLOSED:
+        if self.channel_state is RawChannelState.CLOSED:
             self._end(StreamOutcome.CLEAN, "", "the channel ended", events.FinishSink(), events.CloseSink())
         else:
             self._continue_sending(now)
@@ -118,7 +114,7 @@ class RawStreamMachine(ByteStreamMachine):
         self._sink = SinkState.GONE
         if error is not None:
             self._end(StreamOutcome.RESET, "reset", error, events.CloseChannel())
-        elif self._channel is RawChannelState.CLOSING:
+        elif self.channel_state is RawChannelState.CLOSING:
             self._end(StreamOutcome.CLEAN, "", "the local side ended")
         else:
             # What it said before it went is still to be sent; nobody is left to take what comes.
@@ -141,7 +137,7 @@ class RawStreamMachine(ByteStreamMachine):
 
     @property
     def _may_send(self) -> bool:
-        return self._channel is RawChannelState.OPEN
+        return self.channel_state is RawChannelState.OPEN
 
     def _continue_sending(self, now: float) -> None:
         self._announce()
@@ -151,7 +147,7 @@ class RawStreamMachine(ByteStreamMachine):
         if self._sink is SinkState.GONE:
             self._end(StreamOutcome.CLEAN, "", "the local side ended", events.CloseChannel())
         else:
-            self._channel = RawChannelState.CLOSING
+            self.channel_state = RawChannelState.CLOSING
             self._deadline = now + CLOSE_TIMEOUT_S
             self._effects.append(events.CloseChannel())
 
@@ -160,7 +156,7 @@ class RawStreamMachine(ByteStreamMachine):
     def _tick(self, now: float) -> None:
         if self._deadline is None or now < self._deadline:
             return
-        if self._channel is RawChannelState.CLOSING:
+        if self.channel_state is RawChannelState.CLOSING:
             self._end(StreamOutcome.CLEAN, "", "the local side ended", events.FinishSink(), events.CloseSink())
         else:
             self._end(StreamOutcome.LOST, "timeout", f"the local side was not there within {CLOSE_TIMEOUT_S:.0f} s")
@@ -172,11 +168,11 @@ class RawStreamMachine(ByteStreamMachine):
         self._end(StreamOutcome.VIOLATION, error.code, str(error), events.CloseChannel(), events.ResetSink())
 
     def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: events.Effect) -> None:
-        channel_open = self._channel in {RawChannelState.OPENING, RawChannelState.OPEN}
+        channel_open = self.channel_state in {RawChannelState.OPENING, RawChannelState.OPEN}
         for effect in effects:
             if channel_open if isinstance(effect, events.CloseChannel) else self._sink is SinkState.PRESENT:
                 self._effects.append(effect)
-        self._channel = RawChannelState.FINISHED
+        self.channel_state = RawChannelState.FINISHED
         self._deadline = None
         self._drop_unwritten()
         self._finish(outcome, code, message)

@@ -141,34 +141,26 @@ class WindowBudget(Generic[KeyT]):
         self._early_total = early_total
         self._windows: dict[KeyT, int] = {}
         self._early: dict[KeyT, int] = {}
-        self._given = 0
-        self._held = 0
-
-    @property
-    def given(self) -> int:
+        self.given = 0
         """The sum of all windows."""
-        return self._given
-
-    @property
-    def held(self) -> int:
+        self.held = 0
         """The sum of all early bytes."""
-        return self._held
 
     def take(self, key: KeyT) -> int:
         """Return a window for a stream, 16 KiB to 4 MiB: an eighth of what is left.
 
         A stream that has one gives it back first, so that taking again fits it to what is open now.
         """
-        self._given -= self._windows.pop(key, 0)
-        share = (self._total - self._given) // 8
+        self.given -= self._windows.pop(key, 0)
+        share = (self._total - self.given) // 8
         window = min(max(share, messages.MIN_WINDOW), messages.LARGEST_WINDOW)
         self._windows[key] = window
-        self._given += window
+        self.given += window
         return window
 
     def give_back(self, key: KeyT) -> None:
         """Forget a stream, its window and its early bytes; harmless if it is unknown."""
-        self._given -= self._windows.pop(key, 0)
+        self.given -= self._windows.pop(key, 0)
         self.release_early(key)
 
     def hold_early(self, key: KeyT, size: int) -> bool:
@@ -177,12 +169,12 @@ class WindowBudget(Generic[KeyT]):
         Returns:
             False if the session holds too much of that; nothing is counted then, and the stream must be refused.
         """
-        if self._held + size > self._early_total:
+        if self.held + size > self._early_total:
             return False
         self._early[key] = self._early.get(key, 0) + size
-        self._held += size
+        self.held += size
         return True
 
     def release_early(self, key: KeyT) -> None:
         """The stream was accepted or has ended: its early bytes are not held any more."""
-        self._held -= self._early.pop(key, 0)
+        self.held -= self._early.pop(key, 0)
