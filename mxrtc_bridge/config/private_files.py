@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import ConfigError, LocalError
@@ -168,15 +169,21 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
         ConfigError: it exists and must not be replaced, or cannot be written.
     """
     try:
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with closing(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
             write_private_file(folder, path.name, text.encode(), str(path), replace=replace)
-        finally:
-            os.close(folder)
     except FileExistsError:
         raise ConfigError(f"{path} exists already; use --force to replace it") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def closing(descriptor: int) -> Iterator[int]:
+    """Close a descriptor at the end of a block, however that ends."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def take_lock(descriptor: int) -> bool:

@@ -122,9 +122,6 @@ class StdioSink(StreamSink):
         self._writer.stop()
         self.end_output()
 
-    def _prepare_reset(self) -> None:
-        """Nothing: there is no such thing for standard output."""
-
     def _release(self) -> None:
         if not self._holds_output:
             self.end_output()

@@ -74,9 +74,11 @@ class StreamSink:
         self._listener: SinkListener | None = None
         self._reading = _Reading.OPEN
         self._writing = _Writing.OPEN
-        self._paused = False
+        self.paused = False
+        """Whether nothing is delivered until :meth:`resume_reading`."""
         self._closing = False
-        self._closed = False
+        self.closed = False
+        """Whether the stream is gone."""
         self._outcome: str | None = None
         self._unreported = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -94,24 +96,12 @@ class StreamSink:
         raise NotImplementedError
 
     def _prepare_reset(self) -> None:
-        """Arrange that the local side will see a reset."""
-        raise NotImplementedError
+        """Arrange that the local side will see a reset, where it can see one."""
 
     def _release(self) -> None:
-        """Free the descriptors; the halves are stopped."""
-        raise NotImplementedError
+        """Free the descriptors that are not those of the halves, which are stopped."""
 
     # Sink
-
-    @property
-    def closed(self) -> bool:
-        """Whether the stream is gone."""
-        return self._closed
-
-    @property
-    def paused(self) -> bool:
-        """Whether nothing is delivered until :meth:`resume_reading`."""
-        return self._paused
 
     @property
     def reads(self) -> bool:
@@ -132,12 +122,12 @@ class StreamSink:
         if self._listener is not None:
             raise StateError("the sink has a listener already")
         self._listener = listener
-        if self._closed:
+        if self.closed:
             self._loop.call_soon(self._tell_closed)
             return
         if self._unreported:
             self._loop.call_soon(self._tell_written)
-        if not self._paused:
+        if not self.paused:
             self._reader.resume()
 
     def write(self, data: bytes) -> None:
@@ -146,7 +136,7 @@ class StreamSink:
         Raises:
             StateError: after :meth:`write_eof` or :meth:`close`, or 8 MiB are waiting to be written.
         """
-        if self._closed:
+        if self.closed:
             return
         if self._writing is not _Writing.OPEN:
             raise StateError("the sink was told that nothing more would be written")
@@ -154,31 +144,31 @@ class StreamSink:
 
     def write_eof(self) -> None:
         """Half-close after all that was written. A second call does nothing."""
-        if not self._closed and self._writing is _Writing.OPEN:
+        if not self.closed and self._writing is _Writing.OPEN:
             self._writing = _Writing.FINISHING
             self._writer.finish()
 
     def pause_reading(self) -> None:
         """Deliver nothing until :meth:`resume_reading`."""
-        self._paused = True
-        if self._reading is _Reading.OPEN and not self._closed:
+        self.paused = True
+        if self._reading is _Reading.OPEN and not self.closed:
             self._reader.pause()
 
     def resume_reading(self) -> None:
         """Deliver again."""
-        self._paused = False
-        if self._reading is _Reading.OPEN and not self._closed and self._listener is not None:
+        self.paused = False
+        if self._reading is _Reading.OPEN and not self.closed and self._listener is not None:
             self._reader.resume()
 
     def reset(self) -> None:
         """End at once, so that the local side sees a reset and not an orderly end."""
-        if not self._closed:
+        if not self.closed:
             self._prepare_reset()
             self._end(None)
 
     def close(self) -> None:
         """End in order, after all that was written; within 10 s in any case."""
-        if self._closed or self._closing:
+        if self.closed or self._closing:
             return
         self._closing = True
         self._deadline = self._loop.call_later(self._close_timeout_s, self._close_timed_out)
@@ -196,7 +186,7 @@ class StreamSink:
 
     def half_read(self, data: bytes) -> None:
         """Deliver."""
-        if self._reading is _Reading.OPEN and self._listener is not None and not self._closed:
+        if self._reading is _Reading.OPEN and self._listener is not None and not self.closed:
             self._listener.data_received(data)
 
     def half_ended(self) -> None:
@@ -224,13 +214,13 @@ class StreamSink:
 
     def half_failed(self, error: OSError) -> None:
         """End, with the last words of the local side if they can be had."""
-        if self._closed:
+        if self.closed:
             return
-        if not self._paused:
+        if not self.paused:
             for data in self._reader.salvage():
                 self.half_read(data)
         # The listener may have ended the sink itself.
-        if not self._closed:
+        if not self.closed:
             self._prepare_reset()
             self._end(describe(error))
 
@@ -238,7 +228,7 @@ class StreamSink:
 
     def _end_if_finished(self) -> None:
         read = self._reading is _Reading.ENDED or not self.lingers
-        if self._closing and not self._closed and read and self._writing is _Writing.ENDED:
+        if self._closing and not self.closed and read and self._writing is _Writing.ENDED:
             self._end(None)
 
     def _close_timed_out(self) -> None:
@@ -249,7 +239,7 @@ class StreamSink:
         self._end(f"the local side did not take the rest within {self._close_timeout_s:.0f} s")
 
     def _end(self, outcome: str | None) -> None:
-        self._closed = True
+        self.closed = True
         self._outcome = outcome
         if self._deadline is not None:
             self._deadline.cancel()

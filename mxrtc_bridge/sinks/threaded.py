@@ -41,6 +41,12 @@ class _ThreadedHalf:
         self._stopped = False
         self._running: asyncio.Future[Any] | None = None
 
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            if self._running is None:
+                self._released()
+
     def _ends_with(self, future: asyncio.Future[Any]) -> bool:
         """Whether the half has nothing to do with what an operation brought, but to end or to fail."""
         if future.cancelled() or self._stopped:  # cancelled: the loop is going down
@@ -66,12 +72,6 @@ class ThreadedReader(_ThreadedHalf):
         if self._paused and not self._stopped:
             self._paused = False
             self._loop.call_soon(self._step)
-
-    def stop(self) -> None:
-        if not self._stopped:
-            self._stopped = True
-            if self._running is None:
-                self._released()
 
     def salvage(self) -> list[bytes]:
         held, self._held = self._held, None
@@ -129,11 +129,8 @@ class ThreadedWriter(_ThreadedHalf):
         self._loop.call_soon(self._step)
 
     def stop(self) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self._buffer.clear()
-            if self._running is None:
-                self._released()
+        super().stop()
+        self._buffer.clear()
 
     def _step(self) -> None:
         if self._stopped or self._running is not None:
@@ -143,7 +140,7 @@ class ThreadedWriter(_ThreadedHalf):
             self._running.add_done_callback(self._done)
         elif self._finishing:
             self._finishing = False
-            self._owner.half_flushed()
+            self._all_written()
 
     def _done(self, future: asyncio.Future[int]) -> None:
         self._running = None
@@ -152,3 +149,7 @@ class ThreadedWriter(_ThreadedHalf):
         self._buffer.consume(future.result())
         self._owner.half_wrote(future.result())
         self._step()
+
+    def _all_written(self) -> None:
+        """The system has taken everything, and nothing more will come."""
+        self._owner.half_flushed()

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.audit.chain import (
     MAX_LINE_BYTES,
     AuditEntry,
@@ -474,11 +475,8 @@ def _last_digest(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with closing(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _named(path: Path, number: int) -> Path:

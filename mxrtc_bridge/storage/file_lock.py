@@ -23,7 +23,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from mxrtc_bridge.config.private_files import take_lock
+from mxrtc_bridge.config.private_files import closing, take_lock
 from mxrtc_bridge.core.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,12 @@ def sole_use(url: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageError(f"the file {str(path)!a} cannot be used: {error.strerror}") from error
-    try:
+    with closing(descriptor):
         database = str(path).removesuffix(".lock")
         if not take_lock(descriptor):
             raise StorageError(f"another bridge uses the database {database!a}; stop it before this one")
         with _sole_use_of_file(database):
             yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -68,15 +66,13 @@ def _sole_use_of_file(database: str) -> Iterator[None]:
     except OSError:
         yield  # opening the database says what is wrong with it
         return
-    try:
+    with closing(descriptor):
         if not _take_byte(descriptor):
             raise StorageError(
                 f"another bridge uses the database {database!a} by another name of the file (a hard link); stop it "
                 "before this one, or give this one a copy"
             )
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _take_byte(descriptor: int) -> bool:
@@ -103,10 +99,8 @@ def is_in_use(url: str) -> bool:
         return False
     if descriptor < 0:
         return False
-    try:
+    with closing(descriptor):
         return not take_lock(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _path_of(url: str) -> Path | None:

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import open_beneath
@@ -74,25 +75,16 @@ class RootedDirectory:
                 return os.fstat(self.descriptor)
             if len(parts) == 1:
                 return os.stat(on_disk(parts[0]), dir_fd=self.descriptor, follow_symlinks=False)
-            above = open_beneath(self.descriptor, parts[:-1], os.O_PATH | os.O_DIRECTORY)
+            with closing(open_beneath(self.descriptor, parts[:-1], os.O_PATH | os.O_DIRECTORY)) as above:
+                return os.stat(on_disk(parts[-1]), dir_fd=above, follow_symlinks=False)
         except OSError:
             return None
-        try:
-            return os.stat(on_disk(parts[-1]), dir_fd=above, follow_symlinks=False)
-        except OSError:
-            return None
-        finally:
-            os.close(above)
 
 
 def _make(path: Path, make: Callable[[int, str], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    above = os.open(path.parent, _DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(FileExistsError):
-            make(above, path.name)
-    finally:
-        os.close(above)
+    with closing(os.open(path.parent, _DIRECTORY | os.O_CLOEXEC)) as above, contextlib.suppress(FileExistsError):
+        make(above, path.name)
 
 
 def is_plain(status: os.stat_result, *, hard_links: bool = False) -> bool:

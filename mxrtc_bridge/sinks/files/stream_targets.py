@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from functools import partial
 
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.engine.outside import TargetThreads, threads_of
@@ -85,23 +85,7 @@ class _NoWriter:
 class _SyncedWriter(ThreadedWriter):
     """Makes durable what was written before it says that all is out."""
 
-    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None], threads: TargetThreads) -> None:
-        super().__init__(descriptor, _Syncing(descriptor, owner, threads), released, threads)
-
-
-class _Syncing:
-    """An owner that hears of the end only after a sync, in a thread of the target."""
-
-    def __init__(self, descriptor: int, owner: Owner, threads: TargetThreads) -> None:
-        self._descriptor = descriptor
-        self._threads = threads
-        self._owner = owner
-        self.half_read = owner.half_read
-        self.half_ended = owner.half_ended
-        self.half_wrote = owner.half_wrote
-        self.half_failed = owner.half_failed
-
-    def half_flushed(self) -> None:
+    def _all_written(self) -> None:
         # A descriptor of its own: the stream may be reset, and the other one closed, while the disk works.
         descriptor = os.dup(self._descriptor)
         future = self._threads.run(os.fsync, descriptor)
@@ -115,7 +99,7 @@ class _Syncing:
         if isinstance(error, OSError):
             self._owner.half_failed(error)
         else:
-            self._owner.half_flushed()
+            super()._all_written()
 
 
 class AppendSink(StreamSink):
@@ -124,34 +108,22 @@ class AppendSink(StreamSink):
     Args:
         descriptor: open for writing, non-blocking if it is a FIFO; owned from now on.
         is_fifo: whether the loop can wait for it.
-        threads: of the target; its own without them.
+        threads: of the target.
     """
 
     lingers = False
 
-    def __init__(self, descriptor: int, *, is_fifo: bool, threads: TargetThreads | None = None) -> None:
+    def __init__(self, descriptor: int, *, is_fifo: bool, threads: TargetThreads) -> None:
         super().__init__()
-        self._descriptor = descriptor
-        threads = threads or TargetThreads(f"appends {descriptor}", 1)
+        close = partial(os.close, descriptor)
         self._set_halves(
             _NoReader(self),
-            PollableWriter(descriptor, self, self._close_descriptor)
-            if is_fifo
-            else _SyncedWriter(descriptor, self, self._close_descriptor, threads),
+            PollableWriter(descriptor, self, close) if is_fifo else _SyncedWriter(descriptor, self, close, threads),
         )
 
     def _finish_writing(self) -> None:
         # The end of a FIFO is that nobody has it open for writing any more; a file does not mind.
         self._writer.stop()
-
-    def _prepare_reset(self) -> None:
-        """Nothing: what was written stays written."""
-
-    def _release(self) -> None:
-        """Nothing: the writer closes the descriptor when it has stopped."""
-
-    def _close_descriptor(self) -> None:
-        os.close(self._descriptor)
 
 
 class ReadSink(StreamSink):
@@ -160,32 +132,21 @@ class ReadSink(StreamSink):
     Args:
         descriptor: open for reading, non-blocking if it is a FIFO; owned from now on.
         is_fifo: whether the loop can wait for it.
-        threads: of the target; its own without them.
+        threads: of the target.
     """
 
     lingers = False
 
-    def __init__(self, descriptor: int, *, is_fifo: bool, threads: TargetThreads | None = None) -> None:
+    def __init__(self, descriptor: int, *, is_fifo: bool, threads: TargetThreads) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        close = partial(os.close, descriptor)
         self._set_halves(
-            PollableReader(descriptor, self, self._close_descriptor)
-            if is_fifo
-            else ThreadedReader(descriptor, self, self._close_descriptor, threads),
+            PollableReader(descriptor, self, close) if is_fifo else ThreadedReader(descriptor, self, close, threads),
             _NoWriter(self),
         )
 
     def _finish_writing(self) -> None:
         """Nothing: there is nobody to be told."""
-
-    def _prepare_reset(self) -> None:
-        """Nothing: a file does not mind."""
-
-    def _release(self) -> None:
-        """Nothing: the reader closes the descriptor when it has stopped."""
-
-    def _close_descriptor(self) -> None:
-        os.close(self._descriptor)
 
 
 async def open_append(path: str) -> AppendSink:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.engine.outside import HANGS_S, TargetThreads
@@ -17,6 +17,17 @@ from mxrtc_bridge.sinks.files.os_errors import translated
 ResultT = TypeVar("ResultT")
 
 DEFAULT_THREADS = 4
+
+
+async def until_done(future: asyncio.Future[Any]) -> bool:
+    """Wait for the end of what must not be left alone, even if we are cancelled; returns whether we were."""
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 class FileThreads:
@@ -50,13 +61,7 @@ class FileThreads:
         if not always and self._threads.hang:
             raise FileError(FileCode.UNAVAILABLE, "the disk does not answer at the moment")
         future = self._threads.run(job, always=True)
-        cancelled = False
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
+        if await until_done(future):
             future.exception()  # looked at, so that nobody complains that it was not
             raise asyncio.CancelledError
         try:

@@ -35,7 +35,10 @@ class ReceivedFrom:
 
 
 class Selected:
-    """What one job has of a share. Made by :meth:`open`."""
+    """What one job has of a share, and a walk that tells at its end which patterns nothing was found for.
+
+    Made by :meth:`open`.
+    """
 
     def __init__(self, share: Share, walk: TreeWalk, *, complain: bool) -> None:
         self._share = share
@@ -53,9 +56,9 @@ class Selected:
             return cls(share, await share.list(job.path), complain=False)
         return cls(share, share.select(job.patterns), complain=True)
 
-    def walk(self) -> _Complete:
-        """Return the walk; it can be walked once."""
-        return _Complete(self._walk, complain=self._complain)
+    def walk(self) -> Selected:
+        """Return the walk, which is this; it can be walked once."""
+        return self
 
     async def open_file(self, entry: FileEntry, offset: int = 0) -> OutgoingFile:
         """Open a file that the walk has found, at ``offset``.
@@ -64,14 +67,6 @@ class Selected:
             FileError: it is not what was found any more, or cannot be read.
         """
         return await self._share.open(entry, offset)
-
-
-class _Complete:
-    """A walk that tells at its end which patterns nothing was found for."""
-
-    def __init__(self, walk: TreeWalk, *, complain: bool) -> None:
-        self._walk = walk
-        self._complain = complain
 
     @property
     def hidden(self) -> int:

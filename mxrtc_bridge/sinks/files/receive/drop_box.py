@@ -6,11 +6,13 @@ overwritten, nothing outside the directory is ever touched, and everything that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.names import STATE_DIRECTORY, NamePolicy
@@ -76,17 +78,12 @@ def read_box(path: Path) -> Iterator[BoxEntry]:
     Raises:
         LocalError: the directory cannot be read, or is not a drop box.
     """
-    root = RootedDirectory(path)
-    try:
+    with contextlib.closing(RootedDirectory(path)) as root:
         try:
             ledger = root.open(LEDGER_PATH, os.O_RDONLY)
         except OSError as error:
             words = os.strerror(error.errno or 0)
             raise LocalError(f"{str(path)[:200]!a} has no ledger of received files ({words})") from error
-        try:
+        with closing(ledger):
             for _, receipt in read_receipts(ledger):
                 yield BoxEntry(receipt, receipt.matches(root.status(receipt.name.split("/"))))
-        finally:
-            os.close(ledger)
-    finally:
-        root.close()

@@ -25,7 +25,7 @@ from mxrtc_bridge.sinks.files.receive.batches import Batches
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Publication, Published
 from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
-from mxrtc_bridge.sinks.files.threads import FileThreads
+from mxrtc_bridge.sinks.files.threads import FileThreads, until_done
 
 log = logging.getLogger(__name__)
 
@@ -133,12 +133,8 @@ class IncomingFile:
         self._small: bytearray | None = bytearray() if identity.size <= SMALL_FILE_BYTES else None
         self._partial: PartialFile | None = None
         self._failure: FileError | None = None
-        self._ended = False
+        self.ended = False
         self._turn = asyncio.Lock()
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     @property
     def touched(self) -> bool:
@@ -212,7 +208,7 @@ class IncomingFile:
             data = bytes(self._small) if self._small is not None else None
             wanted = Publication(self.identity, self._parts, digest, data=data, partial=self._partial)
             task = asyncio.ensure_future(self._committer.publish(wanted))
-            cancelled = await _until_done(task)
+            cancelled = await until_done(task)
             error = task.exception()
             if error is None:
                 self._end(kept=0, published=task.result())
@@ -225,18 +221,18 @@ class IncomingFile:
     async def suspend(self) -> None:
         """Stop for now: what is verified is kept. Does nothing once it has ended."""
         async with self._turn:
-            if not self._ended:
+            if not self.ended:
                 await self._end_early()
 
     def abandon(self) -> None:
         """Suspend, without waiting for it: whoever received has no time left, or is being cancelled itself."""
-        if not self._ended:
+        if not self.ended:
             self._keeper.suspend_soon(self)
 
     async def discard(self) -> None:
         """Stop for good: nothing is kept. Does nothing once it has ended."""
         async with self._turn:
-            if not self._ended:
+            if not self.ended:
                 await self._drop()
 
     async def take_over(self) -> None:
@@ -247,7 +243,7 @@ class IncomingFile:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._ended:
+        if self.ended:
             raise FileError(FileCode.INTERRUPTED, "the file is not being received any more")
 
     async def _open_partial(self, *, resume: bool = False) -> PartialFile:
@@ -307,7 +303,7 @@ class IncomingFile:
         self._end(kept=0, published=None)
 
     def _end(self, *, kept: int, published: Published | None) -> None:
-        self._ended = True
+        self.ended = True
         self._forget_small()
         self._keeper.ended(self, kept=kept, published=published)
 
@@ -327,14 +323,3 @@ def _digest_bytes(digest: str) -> bytes:
         return bytes.fromhex(digest)
     except ValueError:
         return b""
-
-
-async def _until_done(task: asyncio.Future[Published]) -> bool:
-    """Wait for the end of ``task`` even if we are cancelled; returns whether we were."""
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    return cancelled

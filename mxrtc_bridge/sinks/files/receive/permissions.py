@@ -27,6 +27,7 @@ import stat
 import struct
 from dataclasses import dataclass
 
+from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
@@ -124,11 +125,8 @@ class Permissions:
         inherits = bool(os.fstat(directory).st_mode & stat.S_ISGID)
         if not self._umask and not listed and not inherits and self._mode is None and self._group is None:
             return FilePermissions(_PRIVATE_FILE, os.getegid(), as_made=True)
-        probe = _nameless_file(directory, _ANY_FILE if self._mode is None else self._mode)
-        try:
+        with closing(_nameless_file(directory, _ANY_FILE if self._mode is None else self._mode)) as probe:
             status, access_list = os.fstat(probe), _attribute(probe, _ACCESS_LIST)
-        finally:
-            os.close(probe)
         mode = stat.S_IMODE(status.st_mode)
         if not self._umask and not listed:
             access_list, mode = None, self._mode if self._mode is not None else _GROUP_READS
@@ -165,23 +163,20 @@ class Permissions:
         """
         if self._group is None:
             return
-        probe = _nameless_file(directory, _PRIVATE_FILE)
-        try:
+        with closing(_nameless_file(directory, _PRIVATE_FILE)) as probe:
             if not _give_to_group(probe, self._group):
                 raise LocalError(
                     f"files cannot be given to the group {_group_name(self._group)}: the user that the bridge runs as "
                     "is no member of it (usermod -aG GROUP USER), or the unit of the service does not allow it "
                     "(PrivateUsers=no and SystemCallFilter=@chown do); mend that and restart"
                 )
-        finally:
-            os.close(probe)
 
     def _adjust(self, above: int, name: str | bytes, mode: int | None) -> None:
         """Give a directory that was just made its group, and a mode that the umask has cut."""
         if mode == _enterable(_PRIVATE_FILE) and self._group is None:
             return
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-        try:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with closing(os.open(name, flags, dir_fd=above)) as descriptor:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid():
                 return  # Somebody has put another one in its place.
@@ -189,8 +184,6 @@ class Permissions:
                 return  # It stays the owner's alone.
             if mode is not None:
                 _set_directory_mode(descriptor, mode)
-        finally:
-            os.close(descriptor)
 
 
 def group_id(name: str) -> int:

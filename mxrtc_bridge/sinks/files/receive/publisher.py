@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import CAREFUL, NameRules, free_name, refusal
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
@@ -276,15 +277,13 @@ class Publisher:
             except OSError:
                 continue  # what we may not read
             compared += 1
-            try:
+            with closing(descriptor):
                 status = os.fstat(descriptor)
                 if is_ours(status) and status.st_size == size:
                     digest = hash_range(descriptor, 0, status.st_size, lambda _data: None)
                     if digest.hex() == item.wanted.digest:
                         item.there, item.name, item.inode = True, candidate, status.st_ino
                         return
-            finally:
-                os.close(descriptor)
             if compared == _MAX_COMPARED:
                 return
 
@@ -353,11 +352,9 @@ class Publisher:
         if item.descriptor >= 0:
             permissions.apply(item.descriptor)
         else:
-            descriptor = os.open(item.temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._partials)
-            try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with closing(os.open(item.temporary, flags, dir_fd=self._partials)) as descriptor:
                 permissions.apply(descriptor)
-            finally:
-                os.close(descriptor)
         item.opened_to_readers = True
 
     def _compare(self, item: _Item) -> None:
@@ -389,12 +386,8 @@ class Publisher:
             _fail_all(items, error)
         for parts in above:
             # What cannot be opened any more was taken away, with all that was in it.
-            with contextlib.suppress(OSError):
-                descriptor = self._root.open_directory(parts)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            with contextlib.suppress(OSError), closing(self._root.open_directory(parts)) as descriptor:
+                os.fsync(descriptor)
 
     def _finish(self, item: _Item) -> Published | FileError:
         if item.failure is not None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file, take_lock
+from mxrtc_bridge.config.private_files import closing, exposure, open_private_directory, open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, STATE_DIRECTORY
@@ -266,19 +266,15 @@ class StateDirectory:
                 os.unlink(name, dir_fd=self.partials)
 
     def _kept(self, map_name: str) -> KeptPartial | None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(map_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.partials)
-        except OSError:
-            return None
-        try:
-            known = read_header(descriptor)
+            with closing(os.open(map_name, flags, dir_fd=self.partials)) as descriptor:
+                known = read_header(descriptor)
             if known is None or known[0].map_name != map_name:
                 return None
             status = os.stat(known[0].part_name, dir_fd=self.partials, follow_symlinks=False)
         except OSError:
             return None
-        finally:
-            os.close(descriptor)
         # Two names: it was published by a link, and the crash came before its first name was removed.
         if not stat.S_ISREG(status.st_mode) or exposure(status) is not None:
             return None
@@ -290,20 +286,17 @@ class StateDirectory:
         except OSError:
             return
         below: list[str] = []
-        try:
-            with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    self._go_on()
-                    if not parts and entry.name == STATE_DIRECTORY:
-                        continue
-                    total.files += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        below.append(from_disk(entry.name))
-                    else:
-                        with contextlib.suppress(FileNotFoundError):
-                            total.size += entry.stat(follow_symlinks=False).st_size
-        finally:
-            os.close(descriptor)
+        with closing(descriptor), os.scandir(descriptor) as entries:
+            for entry in entries:
+                self._go_on()
+                if not parts and entry.name == STATE_DIRECTORY:
+                    continue
+                total.files += 1
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(from_disk(entry.name))
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        total.size += entry.stat(follow_symlinks=False).st_size
         if len(parts) < 2 * MAX_COMPONENTS:
             for name in below:
                 self._count((*parts, name), total)

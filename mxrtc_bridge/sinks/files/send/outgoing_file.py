@@ -62,7 +62,8 @@ class OutgoingFile:
         self._hash = hashlib.sha256()
         self._chunk = hashlib.sha256()
         self._chunk_digest = ""
-        self._grown_to = 0
+        self.grown_to = 0
+        """The size that the file was last seen with, if that is more than was announced; otherwise 0."""
         self._turn = asyncio.Lock()
 
     async def skip(self, offset: int) -> None:
@@ -106,11 +107,6 @@ class OutgoingFile:
     def at_end(self) -> bool:
         return self.offset == self.size
 
-    @property
-    def grown_to(self) -> int:
-        """The size that the file was last seen with, if that is more than was announced; otherwise 0."""
-        return self._grown_to
-
     async def close(self) -> None:
         """Close, after the call that may be running."""
         async with self._turn:
@@ -143,7 +139,7 @@ class OutgoingFile:
             return
         if status.st_size <= self.size:
             raise FileError(FileCode.CHANGED, "the file was changed since it was listed; try again")
-        self._grown_to = status.st_size
+        self.grown_to = status.st_size
 
     def _skip(self, offset: int) -> None:
         self.check()
@@ -171,7 +167,7 @@ class OutgoingFile:
 
     async def _compare_again(self) -> None:
         """At the end of a file that has grown: read what was announced once more."""
-        if not self.at_end or not self._grown_to:
+        if not self.at_end or not self.grown_to:
             return
         again = hashlib.sha256()
         for at in range(0, self.size, _HASH_BYTES):

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.files.events import Failure
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES, STATE_DIRECTORY
@@ -90,17 +91,13 @@ class TreeWalk:
         self._workers = workers
         self._levels: list[_Level] = []
         self._held = 0
-        self._hidden = 0
+        self.hidden = 0
+        """Names that begin with a dot and are not offered for that, in directories that were wanted as a whole."""
         # A name that nobody knows: only who wants everything in a directory wants it, too. To count what a pattern of
         # letters fits would tell by and by which hidden names there are.
         self._unknown_name = secrets.token_hex(16)
         self._matched: set[tuple[int, int]] = set()
         self._all = tuple(trees)
-
-    @property
-    def hidden(self) -> int:
-        """Names that begin with a dot and are not offered for that, in directories that were wanted as a whole."""
-        return self._hidden
 
     async def next(self, limit: int) -> list[Found]:
         """Return up to ``limit`` more entries and failures; an empty list is the end.
@@ -163,21 +160,17 @@ class TreeWalk:
     def _list(self, level: _Level) -> Iterator[str]:
         tree = level.tree
         counted = tree.selection.below(level.place, self._unknown_name).selected
-        descriptor = tree.root.open_directory(level.parts)
-        try:
-            with os.scandir(descriptor) as entries:
-                names = (from_disk(entry.name) for entry in entries)
-                shown = (name for name in names if self._is_shown(tree, name, counted=counted))
-                # One more than the limit, so that reaching it can be told from passing it.
-                yield from itertools.islice(shown, self._max_names + 1)
-        finally:
-            os.close(descriptor)
+        with closing(tree.root.open_directory(level.parts)) as descriptor, os.scandir(descriptor) as entries:
+            names = (from_disk(entry.name) for entry in entries)
+            shown = (name for name in names if self._is_shown(tree, name, counted=counted))
+            # One more than the limit, so that reaching it can be told from passing it.
+            yield from itertools.islice(shown, self._max_names + 1)
 
     def _is_shown(self, tree: Tree, name: str, *, counted: bool) -> bool:
         if not is_hidden(name, shown=tree.hidden):
             return True
         if counted and name != STATE_DIRECTORY:
-            self._hidden += 1
+            self.hidden += 1
         return False
 
     def _enter(self, level: _Level) -> Iterator[Found]:
