@@ -57,8 +57,8 @@ async def test_files_of_a_user_are_charged_to_that_user(directories: FileService
     await finish(reception, b"abc")
     assert isinstance(await receiver.begin(directory_of("d")), Held)
     assert isinstance(await receiver.begin(entry_of("a.txt", 3)), Held), "it is there already"
-    assert directories.box(target).usage(ALICE).size == 3
-    assert directories.box(target).usage(BOB).size == 0
+    assert directories.box(target).books.usage(ALICE).size == 3
+    assert directories.box(target).books.usage(BOB).size == 0
     assert files_in(tmp_path / "inbox") == {"a.txt": b"abc"}
 
 

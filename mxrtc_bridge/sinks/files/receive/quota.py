@@ -7,7 +7,7 @@ published file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import FileCode, FileError
@@ -38,10 +38,9 @@ class Quota:
         self.total = Usage()
         self._users: dict[str, Usage] = {}
 
-    def usage(self, user: str) -> Usage:
-        """Return what ``user`` has; a copy."""
-        found = self._users.get(user, Usage())
-        return Usage(found.size, found.files)
+    def usage(self, user: str | None = None) -> Usage:
+        """Return what ``user`` has, or everybody; a copy."""
+        return replace(self.total if user is None else self._users.get(user, Usage()))
 
     def check(self, user: str, size: int, *, held: int = 0, room: int | None = None) -> None:
         """Whether a file may begin.

@@ -1,14 +1,11 @@
 """Receiving into a directory: names, quotas, room, and what goes on from an earlier session.
 
 :class:`DirectoryReceiver` is what drop boxes and the user's own directories have in common. It decides in this order
-whether a file is received: its name; whether this very version was received before; quotas and the room on the disk. It
-keeps the books: each file is charged with its announced size from the beginning to the end, an unfinished one with what
-it left.
+whether a file is received: its name; whether this very version was received before; quotas and the room on the disk.
 
-The books are counted from the disk at the start, beside everything else: whoever sends meanwhile waits for it. And they
-are counted anew before somebody is refused for his quota, because people take files out of the box behind our back.
-
-One file: what it promises, holds and has counted must change together, between two waits.
+The books (:mod:`mxrtc_bridge.sinks.files.receive.books`) are counted from the disk at the start, beside everything
+else: whoever sends meanwhile waits for it. And they are counted anew before somebody is refused for his quota, because
+people take files out of the box behind our back.
 """
 
 from __future__ import annotations
@@ -25,11 +22,11 @@ from mxrtc_bridge.core.files.names import MAX_PATH_BYTES, FileNameError, check_r
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.batches import Batches
+from mxrtc_bridge.sinks.files.receive.books import Books
 from mxrtc_bridge.sinks.files.receive.incoming_file import MAX_MEMORY_BYTES, SMALL_FILE_BYTES, Committer, IncomingFile
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions, group_id
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
-from mxrtc_bridge.sinks.files.receive.quota import Quota, Usage
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt
 from mxrtc_bridge.sinks.files.receive.state_dir import COMPACT_FROM, KeptPartial, StateDirectory
 from mxrtc_bridge.sinks.files.threads import FileThreads
@@ -105,11 +102,7 @@ class DirectoryReceiver:
         self._policy = policy
         self._clock = clock
         self._workers = FileThreads()
-        self._accounts = Quota(policy.limits)
-        self._live: dict[str, IncomingFile] = {}
-        self._live_of: dict[str, int] = {}
-        self._promised = 0
-        self._kept: dict[str, KeptPartial] = {}
+        self.books = Books(policy.limits)
         self._counted_at = self._asked_at = float("-inf")
         self._free = 0
         self._box: StateDirectory | None = None
@@ -195,15 +188,6 @@ class DirectoryReceiver:
         assert self._committer is not None, "the store is not open"
         return self._committer
 
-    @property
-    def live(self) -> int:
-        """Files under way."""
-        return len(self._live)
-
-    def usage(self, user: str | None = None) -> Usage:
-        """Return what ``user`` has here, or everybody; what is under way included."""
-        return self._accounts.usage(user) if user is not None else Usage(*_values(self._accounts.total))
-
     async def begin(self, sender: str, entry: FileEntry) -> IncomingFile | Published:
         """Begin to receive a file, or a directory, which is published at once.
 
@@ -223,12 +207,14 @@ class DirectoryReceiver:
         identity = PartialFileKey(sender, entry.path, entry.size, entry.modified_ms, entry.version)
         if entry.kind is EntryKind.DIRECTORY:
             return await self._make_directory(identity, parts)
-        await self._end_others(identity)
+        if (other := self.books.live.get(identity.key)) is not None:
+            # A client that lost its link comes again before we know that the old link is dead.
+            await other.take_over()
         if self._policy.resume and (published := await self._received_before(identity)) is not None:
             return published
         restarted = await self._forget_others(identity)
         await self._admit(identity)
-        known = identity.key in self._kept
+        known = identity.key in self.books.kept
         reception = self._admitted(identity, parts)
         try:
             # One of the same name may be on its way out; nothing is opened before it is gone.
@@ -251,7 +237,7 @@ class DirectoryReceiver:
         await self.counted()
         age = self._policy.limits.partial_age_s if max_age_s is None else max_age_s
         oldest = self._clock() - age
-        old = [kept for kept in self._kept.values() if kept.changed_s < oldest]
+        old = [kept for kept in self.books.kept.values() if kept.changed_s < oldest]
         for kept in old:
             await self._remove_kept(kept)
         async with self._commit.turn:
@@ -270,7 +256,7 @@ class DirectoryReceiver:
         if self._counting is not None:
             self.box.stop_counting()
             await asyncio.wait([self._counting])
-        for reception in list(self._live.values()):
+        for reception in list(self.books.live.values()):
             await reception.suspend()
         if self._suspensions:
             await asyncio.wait(self._suspensions)
@@ -288,23 +274,15 @@ class DirectoryReceiver:
 
     def written(self, size: int) -> None:
         """Bytes that have come take room on the disk already."""
-        self._promised -= size
+        self.books.written(size)
 
     def ended(self, reception: IncomingFile, *, kept: int, published: Published | None) -> None:
         """Settle the account of a file."""
-        identity = reception.identity
-        if self._live.get(identity.key) is reception:
-            del self._live[identity.key]
-        self._live_of[identity.sender] -= 1
-        if not self._live_of[identity.sender]:
-            del self._live_of[identity.sender]
-        self._promised -= identity.size - reception.arrived
+        self.books.ended(reception, published)
         if published is not None:
-            self._accounts.add(identity.sender, 0, published.directories)
             return
-        self._accounts.add(identity.sender, -identity.size, -1)
         if kept:
-            self._keep(KeptPartial(identity, kept, self._clock()))
+            self._keep(KeptPartial(reception.identity, kept, self._clock()))
         elif reception.before is not None and not reception.touched:
             # It ended before it had looked at what was there, which is therefore still there.
             self._keep(reception.before)
@@ -341,10 +319,9 @@ class DirectoryReceiver:
         return parts
 
     async def _make_directory(self, identity: PartialFileKey, parts: tuple[str, ...]) -> Published:
-        self._accounts.check(identity.sender, 0)
-        wanted = Publication(identity, parts, "")
-        published = await self._commit.publish(wanted)
-        self._accounts.add(identity.sender, 0, published.directories)
+        self.books.check_directory(identity.sender)
+        published = await self._commit.publish(Publication(identity, parts, ""))
+        self.books.add_directories(identity.sender, published.directories)
         return published
 
     async def _received_before(self, identity: PartialFileKey) -> Published | None:
@@ -373,17 +350,11 @@ class DirectoryReceiver:
             self._commit.seldom.exception("", "looking up a batch of files failed", error=error)
             return [FileError(FileCode.IO, "it could not be looked up") for _ in identities]
 
-    async def _end_others(self, identity: PartialFileKey) -> None:
-        """A client that lost its link comes again before we know that the old link is dead."""
-        other = self._live.get(identity.key)
-        if other is not None:
-            await other.take_over()
-
     async def _forget_others(self, identity: PartialFileKey) -> bool:
         """Drop partial files of other versions; returns whether there were any."""
         others = [
             kept
-            for key, kept in self._kept.items()
+            for key, kept in self.books.kept.items()
             if kept.identity.place == identity.place and (key != identity.key or not self._policy.resume)
         ]
         for kept in others:
@@ -391,32 +362,18 @@ class DirectoryReceiver:
         return bool(others)
 
     async def _admit(self, identity: PartialFileKey) -> None:
-        limits, sender = self._policy.limits, identity.sender
-        if len(self._live) >= limits.receptions or self._live_of.get(sender, 0) >= limits.user_receptions:
-            raise FileError(FileCode.LIMIT, "too many files are under way at the moment; try again")
+        self.books.check_number(identity.sender)
         free = await self._free_bytes()
         try:
-            self._check(identity, free)
+            self.books.check(identity, free)
         except FileError as error:
             if error.code not in {FileCode.QUOTA, FileCode.SPACE} or not await self._recount():
                 raise
-            self._check(identity, await self._free_bytes())
-
-    def _check(self, identity: PartialFileKey, free: int) -> None:
-        kept = self._kept.get(identity.key)
-        held = kept.size if kept is not None else 0
-        self._accounts.check(identity.sender, identity.size, held=held, room=free - self._promised)
+            self.books.check(identity, await self._free_bytes())
 
     def _admitted(self, identity: PartialFileKey, parts: tuple[str, ...]) -> IncomingFile:
         """Charge for a file that may come. Nothing waits between the check and this."""
-        if identity.key in self._live:
-            raise FileError(FileCode.UNAVAILABLE, "this file is being received at the moment")
-        kept = self._kept.pop(identity.key, None)
-        if kept is not None:
-            self._accounts.add(identity.sender, -kept.size, -1)
-        self._accounts.add(identity.sender, identity.size)
-        self._promised += identity.size
-        self._live_of[identity.sender] = self._live_of.get(identity.sender, 0) + 1
+        kept = self.books.begin(identity)
         reception = IncomingFile(
             identity,
             parts,
@@ -427,7 +384,7 @@ class DirectoryReceiver:
             before=kept,
             max_memory_bytes=self._max_memory_bytes,
         )
-        self._live[identity.key] = reception
+        self.books.live[identity.key] = reception
         return reception
 
     async def _look_ahead(self, reception: IncomingFile, parts: tuple[str, ...], *, known: bool) -> None:
@@ -437,7 +394,7 @@ class DirectoryReceiver:
         if known:
             await reception.take_up()
 
-    # Books
+    # What is on the disk
 
     async def _free_bytes(self) -> int:
         now = asyncio.get_running_loop().time()
@@ -456,27 +413,15 @@ class DirectoryReceiver:
             if first:
                 await self._workers.run(self.box.read_ledger)
             if self._policy.exclusive:
-                contents = await self._workers.run(self.box.contents)
-                self._accounts = Quota(self._policy.limits)
-                for user, usage in contents.users.items():
-                    self._accounts.add(user, usage.size, usage.files)
-                self._accounts.total = contents.total
+                self.books.recount(await self._workers.run(self.box.contents))
             if first:
                 for kept in await self._workers.run(self.box.kept):
                     self._keep(kept)
-            elif self._policy.exclusive:
-                for kept in self._kept.values():
-                    self._accounts.add(kept.identity.sender, kept.size)
-                for reception in self._live.values():
-                    self._accounts.add(reception.identity.sender, reception.identity.size)
         return True
 
     def _keep(self, kept: KeptPartial) -> None:
-        self._kept[kept.identity.key] = kept
-        self._accounts.add(kept.identity.sender, kept.size)
-        mine = [other for other in self._kept.values() if other.identity.sender == kept.identity.sender]
-        if len(mine) > self._policy.limits.user_partials:
-            self._start_removal(mine[0])
+        if (surplus := self.books.keep(kept)) is not None:
+            self._start_removal(surplus)
 
     async def _remove_kept(self, kept: KeptPartial) -> None:
         self._start_removal(kept)
@@ -486,10 +431,9 @@ class DirectoryReceiver:
 
     def _start_removal(self, kept: KeptPartial) -> None:
         """Take a partial file out of the books at once, and off the disk as soon as can be."""
-        key = kept.identity.key
-        if self._kept.pop(key, None) is None:
+        if self.books.take(kept.identity) is None:
             return
-        self._accounts.add(kept.identity.sender, -kept.size, -1)
+        key = kept.identity.key
         task = asyncio.get_running_loop().create_task(self._remove(kept))
         self._removals[key] = task
         task.add_done_callback(lambda _: self._removals.pop(key, None))
@@ -499,7 +443,3 @@ class DirectoryReceiver:
             await self._workers.run(lambda: self.box.remove_partial(kept.identity))
         except FileError as error:
             self._commit.seldom.warning(str(error), "a partial file could not be removed: %s", error)
-
-
-def _values(usage: Usage) -> tuple[int, int]:
-    return usage.size, usage.files

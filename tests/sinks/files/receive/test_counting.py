@@ -120,7 +120,7 @@ async def test_what_could_not_be_counted_is_counted_again(
     with pytest.raises(FileError):
         await box.counted()
     await send(box, "a", b"abc")
-    assert box.usage(ALICE).size == 3
+    assert box.books.usage(ALICE).size == 3
     assert "what a directory holds could not be counted" in caplog.text
     await box.close()
 
@@ -169,7 +169,7 @@ async def test_who_waited_for_the_count_of_a_box_that_is_closed_puts_nothing_int
         with pytest.raises(FileError, match="nothing is received at the moment"):
             await task
     await closing
-    assert box.live == 0
+    assert len(box.books.live) == 0
     with pytest.raises(FileError, match="nothing is received at the moment"):
         await box.expire()
     assert counts == 1
@@ -216,7 +216,7 @@ async def test_a_ledger_of_files_that_are_gone_gets_short_after_a_start(tmp_path
         assert ledger_lines(tmp_path) == 8
         await box.expire()
         assert ledger_lines(tmp_path) == 1
-        assert box.usage(ALICE).files == 1
+        assert box.books.usage(ALICE).files == 1
 
 
 def ledger_lines(path: Path) -> int:

@@ -70,8 +70,8 @@ async def test_a_file_arrives_as_it_was(tmp_path: Path, size: int) -> None:
         published = await send(box, "a/b/name.ext", data)
         assert published == Published("a/b/name.ext", size, sha256(data), directories=2)
         assert partials_in(tmp_path / "box") == []
-        assert box.usage(ALICE) == box.usage()
-        assert (box.usage(ALICE).size, box.usage(ALICE).files, box.live) == (size, 3, 0)
+        assert box.books.usage(ALICE) == box.books.usage()
+        assert (box.books.usage(ALICE).size, box.books.usage(ALICE).files, len(box.books.live)) == (size, 3, 0)
     found = tmp_path / "box" / "a" / "b" / "name.ext"
     assert found.read_bytes() == data
     status = found.stat()
@@ -156,7 +156,7 @@ async def test_a_transfer_goes_on_after_a_restart_and_others_cannot_have_it(tmp_
     async with opened(tmp_path) as box:
         await write(await begun(box, "name", len(data)), data, upto=CHUNK_BYTES)
     async with opened(tmp_path) as box:
-        assert box.usage(ALICE).size == CHUNK_BYTES
+        assert box.books.usage(ALICE).size == CHUNK_BYTES
         assert (await begun(box, "name", len(data), sender=BOB)).offset == 0
         assert (await begun(box, "other", len(data))).offset == 0
         again = await begun(box, "name", len(data))
@@ -188,7 +188,7 @@ async def test_a_link_that_dies_before_the_disk_was_looked_at_loses_nothing(
             leave.set()
             with pytest.raises(asyncio.CancelledError):
                 await beginning
-        assert box.usage(ALICE).size == CHUNK_BYTES
+        assert box.books.usage(ALICE).size == CHUNK_BYTES
         assert (await begun(box, "name", len(data))).offset == CHUNK_BYTES
 
 
@@ -236,7 +236,7 @@ async def test_a_changed_source_begins_anew_and_says_so(tmp_path: Path, change: 
         else:
             again = await begun(box, "name", len(data) - 1)
         assert (again.offset, again.restarted) == (0, True)
-        assert box.usage(ALICE).size == again.identity.size
+        assert box.books.usage(ALICE).size == again.identity.size
 
 
 async def test_a_new_session_takes_over_what_a_dead_one_still_holds(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ async def test_a_new_session_takes_over_what_a_dead_one_still_holds(tmp_path: Pa
         await old.suspend()
         await write(new, data)
         await new.publish(sha256(data))
-        assert (box.usage(ALICE).size, box.usage(ALICE).files) == (len(data), 1)
+        assert (box.books.usage(ALICE).size, box.books.usage(ALICE).files) == (len(data), 1)
     assert files_in(tmp_path) == {"name": data}
 
 
@@ -308,7 +308,7 @@ async def test_a_discarded_file_leaves_nothing(tmp_path: Path) -> None:
         await write(reception, data, upto=CHUNK_BYTES + 1)
         await reception.discard()
         assert partials_in(tmp_path) == []
-        assert (box.usage().size, box.usage().files, box.live) == (0, 0, 0)
+        assert (box.books.usage().size, box.books.usage().files, len(box.books.live)) == (0, 0, 0)
         assert (await refusal(reception.write(b"x"))).code is FileCode.INTERRUPTED
 
 
@@ -325,7 +325,7 @@ async def test_partial_files_expire(tmp_path: Path) -> None:
     now[0] += 1
     assert await box.expire() == Expired(1, CHUNK_BYTES)
     assert partials_in(tmp_path) == []
-    assert box.usage().size == 0
+    assert box.books.usage().size == 0
     await box.close()
 
 
@@ -363,7 +363,7 @@ async def test_a_wrong_hash_is_not_a_file_and_leaves_nothing(tmp_path: Path, siz
         await write(reception, content(size))
         assert (await refusal(reception.publish(sha256(b"other")))).code is FileCode.INTEGRITY
         assert partials_in(tmp_path) == []
-        assert box.usage().size == 0
+        assert box.books.usage().size == 0
         assert (await begun(box, "name", size)).offset == 0
     assert files_in(tmp_path) == {}
 
@@ -424,7 +424,7 @@ async def test_a_name_that_differs_only_in_case_is_refused_or_numbered(tmp_path:
                 with pytest.raises(FileError, match="only in case") as caught:
                     await send(box, path, content(size))
                 assert caught.value.code is FileCode.NAME
-            assert box.live == 0
+            assert len(box.books.live) == 0
         assert list(files_in(box_path)) == ["Docs/README"]
     async with opened(tmp_path / "safe", names=NamePolicy.SANITISE) as box:
         await send(box, "Docs/README", b"x")
@@ -449,7 +449,7 @@ async def test_directories_are_made_once_and_kept_when_empty(tmp_path: Path) -> 
         await send(box, "a/file", b"x")
         error = await refusal(box.begin(ALICE, directory_of("a/file")))
         assert error.code is FileCode.DENIED
-        assert box.usage(ALICE).files == 3
+        assert box.books.usage(ALICE).files == 3
     assert (tmp_path / "a" / "b").is_dir()
 
 
@@ -512,7 +512,7 @@ async def test_a_cancelled_publication_is_still_counted(tmp_path: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (box.usage(ALICE).size, box.live) == (4, 0)
+        assert (box.books.usage(ALICE).size, len(box.books.live)) == (4, 0)
         assert (await send(box, "name", b"data")).before
 
 

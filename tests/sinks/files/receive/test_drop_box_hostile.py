@@ -81,7 +81,7 @@ async def test_a_name_that_somebody_takes_in_the_last_moment_is_not_overwritten(
     async with opened(tmp_path) as box:
         assert (await send(box, "name", b"mine")).name == "name (4)"
         assert (await send(box, "name", b"mine")).before
-        assert box.usage().size == 4
+        assert box.books.usage().size == 4
     assert attempts == ["name", "name (2)", "name (3)", "name (4)"]
     assert list(files_in(tmp_path).values()) == [b"theirs", b"theirs", b"theirs", b"mine"]
 

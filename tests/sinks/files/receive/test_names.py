@@ -128,7 +128,7 @@ async def test_what_the_file_system_cannot_hold_is_said_before_gigabytes_are_sen
     async with opened(tmp_path) as box:
         with pytest.raises(FileError, match="cannot hold this name"):
             await box.begin(ALICE, entry_of("dir/a:b", 10 * LARGE))
-        assert box.live == 0
+        assert len(box.books.live) == 0
         assert (await send(box, "a;b", content(LARGE))).name == "a;b"
 
 

@@ -51,7 +51,7 @@ async def test_a_file_beyond_a_limit_is_refused_before_anything_is_written(
             await box.begin(ALICE, entry_of("name", 100))
         assert caught.value.code is code
         assert partials_in(tmp_path) == []
-        assert box.live == 0
+        assert len(box.books.live) == 0
 
 
 @pytest.mark.parametrize("field", ["file_bytes", "user_bytes", "total_bytes"])
@@ -76,8 +76,8 @@ async def test_a_quota_survives_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path, limits) as box:
         await send(box, "a", content(60))
     async with opened(tmp_path, limits) as box:
-        assert box.usage(ALICE).size == 60
-        assert box.usage(BOB).size == 0
+        assert box.books.usage(ALICE).size == 60
+        assert box.books.usage(BOB).size == 0
         with pytest.raises(FileError, match="quota is 100"):
             await begun(box, "b", 41)
 
@@ -88,16 +88,16 @@ async def test_files_that_the_admin_takes_away_are_not_counted_any_more(tmp_path
         under_way = await begun(box, "b", 30)
         (tmp_path / "d" / "a").rename(tmp_path.parent / f"{tmp_path.name}-taken")
         await begun(box, "c", 70)
-        assert box.usage(ALICE).size == 100
+        assert box.books.usage(ALICE).size == 100
         await under_way.discard()
-        assert box.usage(ALICE).size == 70
+        assert box.books.usage(ALICE).size == 70
 
 
 async def test_files_that_others_put_there_count_for_the_whole_box(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "file").write_bytes(bytes(60))
     async with opened(tmp_path, replace(ROOMY, total_bytes=100)) as box:
-        assert (box.usage().size, box.usage().files, box.usage(ALICE).size) == (60, 2, 0)
+        assert (box.books.usage().size, box.books.usage().files, box.books.usage(ALICE).size) == (60, 2, 0)
         with pytest.raises(FileError, match="takes 100"):
             await begun(box, "new", 41)
         await send(box, "new", content(40))
@@ -131,7 +131,7 @@ async def test_an_unfinished_file_needs_quota_only_for_what_is_missing(tmp_path:
         reception = await begun(box, "name", len(data))
         await write(reception, data, upto=CHUNK_BYTES)
         await reception.suspend()
-        assert box.usage(ALICE).size == CHUNK_BYTES
+        assert box.books.usage(ALICE).size == CHUNK_BYTES
         again = await begun(box, "name", len(data))
         assert again.offset == CHUNK_BYTES
 
