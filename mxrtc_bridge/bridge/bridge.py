@@ -112,7 +112,7 @@ class Bridge:
             serving=self._serving,
         )
         self.revocation = Revocation(
-            self.access.rooms, self.calls.peers.membership, self.calls.manager, times=pace.comparison
+            self.access.rooms, self.calls.peers.membership, self.calls.manager.live, times=pace.comparison
         )
         self._taking: asyncio.Task[None] | None = None
         self.inbox = Inbox(
@@ -197,7 +197,7 @@ class Bridge:
             keep("audit", self.access.audit.run)
             keep("numbers", self.basis.numbers.run)
             await until_possible("the recall of grants", self.access.given.load)
-            recall = functools.partial(self.access.rooms.recall, self.calls.manager.rights_changed)
+            recall = functools.partial(self.access.rooms.recall, self.calls.manager.live.rights_changed)
             await until_possible("the recall of policy lists", recall)
             keep("ends of grants", self.access.given.run)
             keep("calls", self.calls.manager.run)
@@ -292,7 +292,7 @@ class Bridge:
     def _put_rights_in_force(self, config: Config) -> None:
         self.basis.config.put_in_force(config)
         self.access.rooms.configure()
-        self.calls.manager.rights_changed()
+        self.calls.manager.live.rights_changed()
         self.calls.device_policy.policy_changed()
 
     def _steps_of_reload(self, config: Config) -> list[list[ReloadStep]]:
@@ -329,7 +329,8 @@ class Bridge:
 
     async def _leave_idle_rooms(self) -> None:
         idle_ms = round(self.basis.config.in_force.limits.idle_room_s * 1000)
-        busy = frozenset(each.route for each in self.calls.manager.sessions if not isinstance(each.route, DevicePair))
+        sessions = self.calls.manager.live.sessions
+        busy = frozenset(each.route for each in sessions if not isinstance(each.route, DevicePair))
         left = await self.calls.peers.leave_idle(self.basis.clock.wall_ms() - idle_ms, busy=busy)
         log.info("housekeeping: %d idle rooms left", left)
 

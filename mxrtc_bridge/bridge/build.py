@@ -273,7 +273,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
     peers = Peers(
         basis.homeserver,
         stores.rooms,
-        manager,
+        manager.live,
         index=access.index,
         profiles=profiles(config.in_force),
         tell=access.notices.post,
@@ -284,7 +284,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         own_server=config.in_force.homeserver.domain,
         was_read=access.notices.room_was_read,
     )
-    return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager), peers, files, connector)
+    return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, connector)
 
 
 def peer_connections(basis: Basis, config: Config) -> AiortcPeerFactory:

@@ -16,8 +16,8 @@ from mxrtc_bridge.core.access.revocations import UnreadableChange, read_news
 from mxrtc_bridge.core.call.events import EVENT_TYPES
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
-from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.live_sessions import LiveSessions
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.command_bot import MESSAGE_TYPES
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
@@ -40,7 +40,7 @@ class Revocation:
     Args:
         named_rooms: members and policy lists.
         calls: the rooms for calls.
-        manager: has the live sessions.
+        live: the live sessions.
         monotonic: seconds.
         times: how old what live sessions depend on may become.
     """
@@ -49,7 +49,7 @@ class Revocation:
         self,
         named_rooms: ConfiguredRooms,
         calls: PeerMembership,
-        manager: CallManager,
+        live: LiveSessions,
         monotonic: Callable[[], float] = elapsed_s,
         *,
         times: ComparisonTimes = ComparisonTimes(),  # noqa: B008 - a value
@@ -57,7 +57,7 @@ class Revocation:
         self._times = times
         self._named_rooms = named_rooms
         self._calls = calls
-        self._manager = manager
+        self._live = live
         self._monotonic = monotonic
         self._all_doubted_at = float("-inf")
         self._all_doubtful = False
@@ -97,7 +97,7 @@ class Revocation:
     def compare(self) -> None:
         """Have the homeserver asked again about what live sessions depend on, where it is time."""
         self._doubt_all()
-        sessions = self._manager.sessions
+        sessions = self._live.sessions
         self._named_rooms.compare({session.remote for session in sessions})
         rooms = [each.route for each in sessions if not isinstance(each.route, DevicePair)]
         self._calls.compare(rooms, self._times.compare_s - self._times.tick_s, CALL_ROOMS)

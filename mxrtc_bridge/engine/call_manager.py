@@ -1,4 +1,6 @@
-"""All calls of the bridge: routes events to sessions, admits new ones, ends those that lost their right.
+"""All calls of the bridge: routes events to sessions, and admits new ones.
+
+What ends a session from outside is in :mod:`mxrtc_bridge.engine.live_sessions`.
 
 The order of trust (docs/explanation/architecture.md) is the order of the checks in :meth:`CallManager.receive` and
 :meth:`CallManager._judge`: nothing behind a step runs before it.
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Deny
@@ -38,14 +40,13 @@ from mxrtc_bridge.core.errors import (
     StorageError,
     UnknownOutcomeError,
 )
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
-from mxrtc_bridge.core.text.durations import say_duration
+from mxrtc_bridge.core.ids import EventId, PartyId, UserId, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_ports import Auditor, CallRights, RoomMembers
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.expiry import ExpiryWatch
+from mxrtc_bridge.engine.live_sessions import LiveSession, LiveSessions
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerConnectionFactory, Signaller
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.session import DISK_TIMEOUT_S, InviteAdmitted, InviteRefused, Session
@@ -54,12 +55,7 @@ from mxrtc_bridge.engine.side_by_side import each
 log = logging.getLogger(__name__)
 
 HANG_UPS_AT_A_TIME = 8
-GOODBYE_S = 1.0
-"""How long the other side may take to end a session by itself after it was told to."""
-
 MAX_UNCLAIMED = 1000
-
-Key = tuple[CallRoute, CallId, UserId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +81,6 @@ def _rate_limit(settings: CallSettings) -> RateLimit:
 
 RefusalNotice = Callable[[CallRoute, UserId, UserId], Awaitable[None]]
 """Tells (route, peer, user) in words that the call was refused; rate-limited by whoever implements it."""
-
-
-@dataclass(slots=True)
-class _SessionEntry:
-    """A session with what the manager needs of it."""
-
-    session: Session
-    links: BridgeChannels
-    end_count: Callable[[], None]
-    confirming: bool = False
-    """Whether its right is about to be decided about, once it is known who is in a room."""
-    admitted: bool = False
-    """Whether the audit says that it was admitted."""
-    end_reason: str = ""
-    """Why we end it, if we do."""
 
 
 class CallManager:
@@ -152,8 +133,8 @@ class CallManager:
         self._new_party_id = new_party_id
         self._counters = counters
         self._clock = clock
-        self._expiry = ExpiryWatch(rights.next_change_s, self._judge_again, clock)
-        self._sessions: dict[Key, _SessionEntry] = {}
+        self.live = LiveSessions(rights, rooms, counters.sessions_live, clock)
+        """Sessions that have begun, and what ends them from outside."""
         self._call_counts = LiveCalls(settings.limits, settings.own_server)
         self._invites = _rate_limit(settings)
         self._away: set[str] = set()
@@ -168,18 +149,13 @@ class CallManager:
         """Take no new calls; live ones go on."""
         self._new_number = new_number
         self._seldom = RateLimitedLog(log)
-        self._idle = asyncio.Event()
-
-    @property
-    def sessions(self) -> tuple[Session, ...]:
-        return tuple(entry.session for entry in self._sessions.values())
 
     async def run(self) -> None:
         """Own all sessions, until cancelled; must run before the first event comes."""
         self._draining = self._drained
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            tasks.create_task(self._expiry.run(), name="grant-expiry")
+            tasks.create_task(self.live.expiry.run(), name="grant-expiry")
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
@@ -221,9 +197,9 @@ class CallManager:
         if self._rooms.is_own(event.sender):
             return
         message = event.message
-        entry = self._sessions.get((event.route, message.call_id, local))
-        if entry is not None:
-            entry.session.feed(call.Remote(event.sender, message))
+        live = self.live.get((event.route, message.call_id, local))
+        if live is not None:
+            live.session.feed(call.Remote(event.sender, message))
         elif isinstance(message, Invite):
             await self._begin(event, message, local)
 
@@ -311,12 +287,11 @@ class CallManager:
             del self._unclaimed[next(iter(self._unclaimed))]
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
-        entry = self._new_session(record, number, event.device)
-        entry.session.feed(call.Remote(event.sender, invite))
+        live = self._new_session(record, number, event.device)
+        live.session.feed(call.Remote(event.sender, invite))
         assert self._tasks is not None
-        self._tasks.create_task(self._run_session(entry, record), name=f"call {record.call_id}")
-        self._sessions[record.route, record.call_id, record.local] = entry
-        self._counters.sessions_live(len(self._sessions))
+        self._tasks.create_task(self._run_session(live, record), name=f"call {record.call_id}")
+        self.live.add((record.route, record.call_id, record.local), live)
 
     def _turn_away_later(
         self, record: CallRecord, event: CallEvent, invite: Invite, now_ms: int, *, claimed: bool
@@ -363,15 +338,15 @@ class CallManager:
             setup_timeout_s=self.settings.setup_s,
         )
 
-    def _new_session(self, record: CallRecord, number: int, device: CallerDevice | None) -> _SessionEntry:
+    def _new_session(self, record: CallRecord, number: int, device: CallerDevice | None) -> LiveSession:
         counted = False
 
         async def admit(invite: Invite) -> InviteAdmitted | InviteRefused:
             nonlocal counted
             verdict: InviteAdmitted | InviteRefused
-            entry.confirming = True
+            live.confirming = True
             confirmed = await self._rights.confirm(record.remote, record.local)
-            entry.confirming = False
+            live.confirming = False
             if confirmed:
                 verdict, rule = self._judge(record, invite)
             else:
@@ -395,7 +370,7 @@ class CallManager:
             if admitted and not durable:
                 self._counters.refusal(RefusalCode.AUDIT)
                 return InviteRefused(BUSY)
-            entry.admitted = admitted
+            live.admitted = admitted
             if isinstance(verdict, InviteRefused) and verdict.reason is None:
                 await self._refused(record.route, record.local, record.remote)
             return verdict
@@ -418,8 +393,8 @@ class CallManager:
             disk_timeout_s=self.settings.disk_timeout_s,
             seldom=self._seldom,
         )
-        entry = _SessionEntry(session, links, lambda: self._call_counts.end(record.remote) if counted else None)
-        return entry
+        live = LiveSession(session, links, lambda: self._call_counts.end(record.remote) if counted else None)
+        return live
 
     def _judge(self, record: CallRecord, invite: Invite) -> tuple[InviteAdmitted | InviteRefused, str]:
         """Right, room, description: in this order. The reasons tell a stranger nothing about what exists.
@@ -448,27 +423,20 @@ class CallManager:
             return InviteRefused(code), f"offer: {error.code}"
         return InviteAdmitted(offer), decision.rule
 
-    async def _run_session(self, entry: _SessionEntry, record: CallRecord) -> None:
-        session = entry.session
-        longest_s = self.settings.session_max_s
-        timer = self._clock.call_at(
-            self._clock.monotonic() + longest_s, lambda: self._end_longest(entry, say_duration(longest_s))
-        )
+    async def _run_session(self, live: LiveSession, record: CallRecord) -> None:
+        timer = self.live.end_after(live, self.settings.session_max_s)
         try:
             # A session that is cancelled has not said goodbye: it stays open in the directory, for the next start.
-            reason = await self._outcome_of(session)
-            self._note_audit(entry, reason)
+            reason = await self._outcome_of(live.session)
+            self._note_audit(live, reason)
             await self._note_end(record, reason)
         except asyncio.CancelledError:
-            self._note_audit(entry, "shutdown")
+            self._note_audit(live, "shutdown")
             raise
         finally:
             timer.cancel()
-            del self._sessions[record.route, record.call_id, record.local]
-            entry.end_count()
-            self._counters.sessions_live(len(self._sessions))
-            if not self._sessions:
-                self._idle.set()
+            live.end_count()
+            self.live.remove((record.route, record.call_id, record.local))
 
     async def _outcome_of(self, session: Session) -> str:
         """Run the session and say in a word how it ended; a defect in it ends this call and no other."""
@@ -480,9 +448,9 @@ class CallManager:
         self._counters.call(outcome.outcome.name.lower())
         return outcome.reason
 
-    def _note_audit(self, entry: _SessionEntry, reason: str) -> None:
-        if entry.admitted:
-            self._auditor.session_ended(entry.session, entry.end_reason or reason)
+    def _note_audit(self, live: LiveSession, reason: str) -> None:
+        if live.admitted:
+            self._auditor.session_ended(live.session, live.end_reason or reason)
 
     async def _note_end(self, record: CallRecord, reason: str) -> None:
         try:
@@ -493,7 +461,7 @@ class CallManager:
         except Exception as error:  # noqa: BLE001 - what it raised would end the tasks of all other sessions
             self._seldom.exception(record.remote, "! the end of call %s was not stored", record.call_id, error=error)
 
-    # Settings, rights and rooms that change
+    # From outside
 
     def reconfigure(self, settings: CallSettings, peers: PeerConnectionFactory) -> None:
         """Take over new settings; calls that live keep what they began with."""
@@ -504,74 +472,7 @@ class CallManager:
         self._call_counts.limits = settings.limits
         self._peers = peers
 
-    def member_left(self, room: RoomId, user: UserId) -> None:
-        """End the calls of ``room`` that ``user`` takes part in."""
-        for session in self.sessions:
-            if session.route == room and user in (session.remote, session.local):
-                session.feed(call.MemberLeft())
-
-    def room_changed(self, room: RoomId) -> None:
-        """End the calls of a room that is no longer a room of two."""
-        for session in self.sessions:
-            if session.route == room and self._rooms.members(room) != frozenset({session.local, session.remote}):
-                session.feed(call.HangUp("not_a_direct_room"))
-
-    def rights_changed(self, users: Collection[UserId] | None = None) -> None:
-        """Judge live sessions again: calls that lost their peer end, streams that lost their service are reset.
-
-        Args:
-            users: whose sessions; None for all.
-        """
-        self._judge_again(users)
-        self._expiry.rights_changed()
-
-    def _judge_again(self, users: Collection[UserId] | None = None) -> None:
-        for entry in tuple(self._sessions.values()):
-            session = entry.session
-            if users is not None and session.remote not in users:
-                continue
-            if entry.confirming:
-                continue  # It is refused then, and the decision is written down.
-            if isinstance(self._rights.may_call(session.remote, session.local), Deny):
-                log.info("x session of %s with %s: right withdrawn", session.remote, session.local)
-                self._dismiss(entry, "denied", "your right to use this peer has ended")
-            else:
-                entry.links.judge_again()
-
-    def _dismiss(self, entry: _SessionEntry, code: str, message: str, hangup: str = "user_hangup") -> None:
-        """Tell the other side why, then end the session; at once where it cannot be told but in a word."""
-        session = entry.session
-        entry.end_reason = entry.end_reason or message
-        if entry.links.say_bye(code, message):
-            self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp(hangup)))
-        else:
-            session.feed(call.HangUp(hangup))
-
-    def _end_longest(self, entry: _SessionEntry, longest: str) -> None:
-        session = entry.session
-        log.info("x session of %s with %s: it has lasted for session_max (%s)", session.remote, session.local, longest)
-        message = f"it has lasted for {longest}, the longest that a session may (session_max)"
-        self._dismiss(entry, "limit", message, "session_max")
-
-    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int:
-        """End the live sessions for which ``which`` is true, for good; returns how many.
-
-        Args:
-            which: judges a session.
-            message: what the other side is told. The code is ``denied``, or its client would call again at once.
-        """
-        chosen = [entry for entry in self._sessions.values() if which(entry.session)]
-        for entry in chosen:
-            self._dismiss(entry, "denied", message)
-        return len(chosen)
-
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, tell live sessions that the bridge goes away, and wait for their end."""
         self._draining = self._drained = True
-        for entry in tuple(self._sessions.values()):
-            self._dismiss(entry, "unavailable", "the bridge is shutting down; try again in a moment")
-        if self._sessions:
-            self._idle.clear()
-            timer = self._clock.call_at(self._clock.monotonic() + timeout_s, self._idle.set)
-            await self._idle.wait()
-            timer.cancel()
+        await self.live.end_all(timeout_s)

@@ -227,7 +227,7 @@ async def _lists(bridge: Bridge, given: RuntimeGrants) -> dict[str, object]:
             bridge.room_members[room] = frozenset({CALLED, user})
             await bridge.invite(f"c{number}", sender=user, room=room)
         async with asyncio.timeout(60):
-            while sum(each.connected_at is not None for each in bridge.manager.sessions) < SESSIONS:
+            while sum(each.connected_at is not None for each in bridge.manager.live.sessions) < SESSIONS:
                 await asyncio.sleep(0.05)
 
         async def no_reload() -> ReloadOutcome:
@@ -245,6 +245,6 @@ async def _lists(bridge: Bridge, given: RuntimeGrants) -> dict[str, object]:
         for name, work in (("who, a page", desk.who), ("grants, a page", desk.grants)):
             mean, slow = _each_us(lambda n, w=work: w(n % 40 + 1), 200)  # type: ignore[misc]
             found[name] = {"mean_us": mean, "slowest_of_100_us": slow}
-        mean, slow = _each_us(lambda _n: bridge.manager.rights_changed(), 20)
+        mean, slow = _each_us(lambda _n: bridge.manager.live.rights_changed(), 20)
         found["all sessions judged again"] = {"mean_us": mean, "slowest_of_100_us": slow}
         return found

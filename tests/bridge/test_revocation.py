@@ -29,7 +29,7 @@ from mxrtc_bridge.bridge.revocation import Revocation
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.engine.call_manager import CallManager
+from mxrtc_bridge.engine.live_sessions import LiveSessions
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import invite, running
 from tests.honesty import LIES, NO_ANSWERS, Honesty
@@ -238,7 +238,7 @@ async def test_encryption_counts_when_it_arrives_whatever_else_is_in_it(homeserv
 async def test_departure_from_the_room_of_a_call_counts_when_it_arrives(homeserver: FakeHomeserver, odd: str) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         left: list[object] = []
-        bridge.calls.manager.member_left = lambda room, user: left.append((room, user))  # type: ignore[method-assign]
+        bridge.calls.manager.live.member_left = lambda room, user: left.append((room, user))  # type: ignore[method-assign]
         await homeserver.push(kick(ROOM, **ODD[odd]))
         assert left[:1] == [(ROOM, ALICE)]
         await until(lambda: bridge.access.index.members(RoomId(ROOM)) != {ALICE, PEER})
@@ -313,7 +313,7 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
     assert module.COMPARE_S <= 60
     assert module.TICK_S <= 10
     judged: list[int] = []
-    monkeypatch.setattr(CallManager, "rights_changed", lambda _self, _users=None: judged.append(1))
+    monkeypatch.setattr(LiveSessions, "rights_changed", lambda _self, _users=None: judged.append(1))
     async with running(homeserver, pace_of(tick_s=0.01, compare_s=0.02), **GRANTS) as (bridge, _, _):
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
         for _ in range(3):
@@ -321,7 +321,7 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
             await turns()
         assert homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked, "nobody in it has a session"
         session = SimpleNamespace(remote=MEMBER, route=RoomId(ROOM))
-        monkeypatch.setattr(CallManager, "sessions", [session])
+        monkeypatch.setattr(LiveSessions, "sessions", [session])
         homeserver.honesty = lie
         homeserver.members[TEAM].remove(ALICE)
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked)
@@ -404,7 +404,7 @@ async def test_events_that_name_no_room_ask_about_all_rooms_once_a_minute(homese
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked + 1)
         asked, now = asked + 1, 1000.0
         revocation = Revocation(
-            bridge.access.rooms, bridge.calls.peers.membership, bridge.calls.manager, monotonic=lambda: now
+            bridge.access.rooms, bridge.calls.peers.membership, bridge.calls.manager.live, monotonic=lambda: now
         )
         for _ in range(20):
             revocation.look("junk")

@@ -24,7 +24,7 @@ from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
 from mxrtc_bridge.engine import clock as clock_module
-from mxrtc_bridge.engine.call_manager import _SessionEntry
+from mxrtc_bridge.engine.live_sessions import LiveSession
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.tables import open_stores
@@ -110,7 +110,7 @@ class World:
         for name in NAMES:
             session = self.sessions[name] = FakeSession(user(name))
             key = (session.route, CallId("c"), session.local)
-            self.bridge.calls.manager._sessions[key] = _SessionEntry(session, session, lambda: None)  # type: ignore[arg-type]
+            self.bridge.calls.manager.live.add(key, LiveSession(session, session, lambda: None))  # type: ignore[arg-type]
 
     def may_call(self, name: str) -> bool:
         return isinstance(self.bridge.access.rights.may_call(user(name), UserId(PEER)), Allow)
@@ -229,7 +229,7 @@ async def start(folder: Path, stack: AsyncExitStack) -> World:
 
     async def end() -> None:
         stop.set()
-        world.bridge.calls.manager._sessions.clear()  # nobody is there to end them
+        world.bridge.calls.manager.live._live.clear()  # nobody is there to end them
         for task in world.tasks:
             task.cancel()
         await asyncio.wait_for(running, 20)
@@ -298,7 +298,7 @@ async def test_clock_that_is_set_back_lengthens_no_right(
         await world.bridge.bot.control.handle(ADMIN, ("grant", user(name), "build/echo", "for", "1h"))
     world.live()
     set_clock(monkeypatch, -6 * HOUR_S, passed_s=HOUR_S - 30)
-    world.bridge.calls.manager.rights_changed()
+    world.bridge.calls.manager.live.rights_changed()
     assert all(world.may_call(name) for name in NAMES)
     set_clock(monkeypatch, -6 * HOUR_S, passed_s=HOUR_S + 1)
     begun = time.monotonic()

@@ -30,7 +30,6 @@ from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.engine.test_session_channels import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
-from tests.waiting import until
 
 PEER = UserId("@rtc_build:example.org")
 ALICE = UserId("@alice:example.org")
@@ -249,7 +248,7 @@ async def bridge() -> AsyncIterator[Bridge]:
 
 
 def connected(bridge: Bridge) -> Callable[[], bool]:
-    return lambda: bool(bridge.manager.sessions) and bridge.manager.sessions[-1].connected_at is not None
+    return lambda: bool(bridge.manager.live.sessions) and bridge.manager.live.sessions[-1].connected_at is not None
 
 
 async def test_invite_is_answered_and_ends_with_the_hangup(bridge: Bridge) -> None:
@@ -258,14 +257,14 @@ async def test_invite_is_answered_and_ends_with_the_hangup(bridge: Bridge) -> No
     assert [type(message) for message in bridge.sent] == [Answer]
     await bridge.message(SelectAnswer(CallId("c1"), PartyId("theirs"), Version.V1, PartyId("ours")))
     await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert bridge.ended == {CallId("c1"): "user_hangup"}
 
 
 async def test_denied_user_is_rejected_without_a_peer_connection(bridge: Bridge) -> None:
     bridge.denied.add(ALICE)
     await bridge.invite()
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert [type(message) for message in bridge.sent] == [Reject]
     assert bridge.sent[0].reason is None  # type: ignore[union-attr]
     assert bridge.peers == []
@@ -280,7 +279,7 @@ async def test_nobody_is_let_in_before_the_homeserver_has_confirmed_it(bridge: B
     assert bridge.sent == []
     bridge.denied.add(ALICE)
     bridge.confirming.set()
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert [type(message) for message in bridge.sent] == [Reject]
     assert bridge.peers == []
 
@@ -288,7 +287,7 @@ async def test_nobody_is_let_in_before_the_homeserver_has_confirmed_it(bridge: B
 async def test_call_that_cannot_be_confirmed_is_refused_so_that_it_is_tried_again(bridge: Bridge) -> None:
     bridge.unconfirmed.add(ALICE)
     await bridge.invite()
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert [type(message) for message in bridge.sent] == [Reject]
     assert bridge.sent[0].reason == UNCONFIRMED  # type: ignore[union-attr]
     assert (bridge.decided, bridge.told, bridge.peers) == ([(ALICE, False, "membership not confirmed")], [], [])
@@ -299,17 +298,17 @@ async def test_every_decision_is_written_down_before_it_takes_effect(bridge: Bri
     await bridge.until(connected(bridge))
     bridge.denied.add(ALICE)
     await bridge.invite("c2")
-    await bridge.until(lambda: len(bridge.manager.sessions) == 1)
+    await bridge.until(lambda: len(bridge.manager.live.sessions) == 1)
     assert bridge.decided == [(ALICE, True, "test"), (ALICE, False, "test")]
-    bridge.manager.end_sessions(lambda _session: True, "kicked by a test")
-    await bridge.until(lambda: not bridge.manager.sessions)
+    bridge.manager.live.end_sessions(lambda _session: True, "kicked by a test")
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert bridge.audited_ends == [(ALICE, "kicked by a test")], "one that was never let in has no end"
 
 
 async def test_nobody_is_let_in_whose_admission_cannot_be_written_down(bridge: Bridge) -> None:
     bridge.durable = False
     await bridge.invite()
-    await bridge.until(lambda: bool(bridge.sent) and not bridge.manager.sessions)
+    await bridge.until(lambda: bool(bridge.sent) and not bridge.manager.live.sessions)
     assert [(type(message), message.reason) for message in bridge.sent] == [(Reject, "user_busy")]  # type: ignore[union-attr]
     assert (bridge.peers, bridge.refusals(), bridge.audited_ends) == ([], ["audit"], [])
 
@@ -321,7 +320,7 @@ async def test_call_in_a_room_that_is_not_of_two_is_rejected(bridge: Bridge, mem
     else:
         bridge.room_members[ROOM] = members
     await bridge.invite()
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert [type(message) for message in bridge.sent] == [Reject]
     assert bridge.peers == []
 
@@ -329,7 +328,7 @@ async def test_call_in_a_room_that_is_not_of_two_is_rejected(bridge: Bridge, mem
 @pytest.mark.parametrize("sdp", ["", "v=0\r\n", OFFER.replace("m=application", "m=audio"), OFFER + "m=video 9 X 1\r\n"])
 async def test_offer_that_the_filter_refuses_never_reaches_a_peer_connection(bridge: Bridge, sdp: str) -> None:
     await bridge.invite(sdp=sdp)
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     assert [type(message) for message in bridge.sent] == [Reject]
     assert bridge.peers == []
 
@@ -338,18 +337,18 @@ async def test_same_call_and_same_event_are_acted_on_once(bridge: Bridge) -> Non
     await bridge.invite()
     await bridge.until(connected(bridge))
     await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
-    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.until(lambda: not bridge.manager.live.sessions)
     await bridge.invite(event_id="$another")
     await bridge.invite("c2", event_id="$invite-c1")
     assert bridge.refusals() == ["replay", "replay"]
-    assert not bridge.manager.sessions
+    assert not bridge.manager.live.sessions
     assert len(bridge.peers) == 1
 
 
 @pytest.mark.parametrize(("age_ms", "begins"), [(0, True), (119_000, True), (121_000, False), (-121_000, False)])
 async def test_stale_invite_is_ignored(bridge: Bridge, age_ms: int, begins: bool) -> None:
     await bridge.invite(age_ms=age_ms)
-    assert bool(bridge.manager.sessions) is begins
+    assert bool(bridge.manager.live.sessions) is begins
     assert bool(bridge.claimed) is begins
 
 
@@ -364,20 +363,20 @@ async def test_a_device_whose_clock_is_wrong_is_told_so_at_its_pace_and_a_room_i
         told = [(type(each), each.call_id, getattr(each, "reason", "")) for each in bridge.sent]
         assert told == [(Reject, "c0", "stale_invite"), (Reject, "c1", "stale_invite")]
         assert bridge.refusals() == ["stale_invite"] * 4
-        assert not bridge.manager.sessions
+        assert not bridge.manager.live.sessions
 
 
 async def test_invite_for_somebody_else_and_of_our_own_users_is_ignored(bridge: Bridge) -> None:
     await bridge.invite(invitee=BOB)
     await bridge.invite("c2", sender=UserId("@rtc_other:example.org"))
-    assert not bridge.manager.sessions
+    assert not bridge.manager.live.sessions
     assert bridge.sent == []
 
 
 async def test_each_session_has_a_number_of_its_own_and_a_replay_takes_none(bridge: Bridge) -> None:
     for call in ("c0", "c1", "c1", "c2"):
         await bridge.invite(call)
-    assert [session.number for session in bridge.manager.sessions] == [7, 8, 9]
+    assert [session.number for session in bridge.manager.live.sessions] == [7, 8, 9]
 
 
 async def test_calls_beyond_the_limit_of_a_user_are_rejected_as_busy() -> None:
@@ -402,7 +401,7 @@ async def test_invites_beyond_the_rate_are_not_even_claimed() -> None:
             await bridge.invite(f"c{number}")
         assert len(bridge.claimed) == 4
         assert bridge.refusals() == ["rate", "rate"]
-        await bridge.until(lambda: not bridge.manager.sessions)
+        await bridge.until(lambda: not bridge.manager.live.sessions)
 
 
 @pytest.mark.parametrize(("version", "kind"), [(Version.V1, Reject), (Version.V0, Hangup)])
@@ -461,7 +460,7 @@ async def test_connection_that_does_not_come_up_ends_its_own_call_only(bridge: B
     await bridge.until(lambda: CallId("bad") in bridge.ended)
     assert bridge.ended == {CallId("bad"): reason}
     assert isinstance(bridge.sent[-1], Hangup)
-    assert [session.call_id for session in bridge.manager.sessions] == ["good"]
+    assert [session.call_id for session in bridge.manager.live.sessions] == ["good"]
 
 
 async def test_setup_that_hangs_is_hung_up_at_its_deadline() -> None:
@@ -469,42 +468,9 @@ async def test_setup_that_hangs_is_hung_up_at_its_deadline() -> None:
         bridge.fate = "hangs"
         await bridge.invite()
         async with asyncio.timeout(5):
-            while bridge.manager.sessions:
+            while bridge.manager.live.sessions:
                 await asyncio.sleep(0.01)
         assert isinstance(bridge.sent[-1], Hangup)
-
-
-async def test_right_that_ends_ends_the_live_session(bridge: Bridge) -> None:
-    await bridge.invite()
-    await bridge.until(connected(bridge))
-    bridge.denied.add(ALICE)
-    bridge.manager.rights_changed()
-    await bridge.until(lambda: not bridge.manager.sessions)
-    assert isinstance(bridge.sent[-1], Hangup)
-
-
-async def test_what_changes_for_some_is_judged_for_them_alone(bridge: Bridge) -> None:
-    """Each member who leaves a room would cost a look at all sessions otherwise."""
-    await bridge.invite()
-    await bridge.until(connected(bridge))
-    bridge.denied.add(ALICE)
-    bridge.manager.rights_changed((UserId("@bob:example.org"),))
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert len(bridge.manager.sessions) == 1
-    bridge.manager.rights_changed((ALICE,))
-    await bridge.until(lambda: not bridge.manager.sessions)
-
-
-async def test_right_that_expires_ends_the_live_session(bridge: Bridge) -> None:
-    await bridge.invite()
-    await bridge.until(connected(bridge))
-    bridge.changes_at = bridge.clock.wall_ms() + 80
-    bridge.manager.rights_changed()
-    bridge.denied.add(ALICE)
-    async with asyncio.timeout(5):
-        while bridge.manager.sessions:
-            await asyncio.sleep(0.01)
 
 
 async def test_connection_is_closed_and_its_place_given_back_although_a_disk_hangs() -> None:
@@ -518,28 +484,14 @@ async def test_connection_is_closed_and_its_place_given_back_although_a_disk_han
             channels.spawn(workers.run(lambda: answers.wait(20)))  # type: ignore[arg-type]
             await asyncio.sleep(0)
             bridge.denied.add(ALICE)
-            bridge.manager.rights_changed()
+            bridge.manager.live.rights_changed()
             async with asyncio.timeout(5):
-                while bridge.manager.sessions:
+                while bridge.manager.live.sessions:
                     await asyncio.sleep(0.01)
             assert bridge.peers[0].closed
         finally:
             answers.set()
             await workers.drain()
-
-
-async def test_leaving_or_a_third_member_ends_the_call(bridge: Bridge) -> None:
-    await bridge.invite("c1")
-    await bridge.until(connected(bridge))
-    bridge.manager.member_left(ROOM, ALICE)
-    await bridge.until(lambda: not bridge.manager.sessions)
-    assert len(bridge.sent) == 1, "nobody is there to read a hangup"
-    await bridge.invite("c2")
-    await bridge.until(connected(bridge))
-    bridge.room_members[ROOM] = frozenset({PEER, ALICE, BOB})
-    bridge.manager.room_changed(ROOM)
-    await bridge.until(lambda: not bridge.manager.sessions)
-    assert isinstance(bridge.sent[-1], Hangup)
 
 
 async def test_connected_call_outlives_the_homeserver(bridge: Bridge) -> None:
@@ -548,7 +500,7 @@ async def test_connected_call_outlives_the_homeserver(bridge: Bridge) -> None:
     bridge.homeserver_down = True
     await bridge.invite("c2")
     await bridge.until(lambda: CallId("c2") in bridge.ended)
-    assert [session.call_id for session in bridge.manager.sessions] == ["c1"]
+    assert [session.call_id for session in bridge.manager.live.sessions] == ["c1"]
 
 
 async def test_calls_of_the_last_run_are_hung_up_at_the_start(bridge: Bridge) -> None:
@@ -559,37 +511,3 @@ async def test_calls_of_the_last_run_are_hung_up_at_the_start(bridge: Bridge) ->
     assert bridge.ended == {CallId("old"): "restart"}
     # What it has left in the room may go, the hangup included.
     assert bridge.over == [CallId("old")]
-
-
-async def test_drain_ends_live_sessions_and_takes_no_new_ones(bridge: Bridge) -> None:
-    await bridge.invite()
-    await bridge.until(connected(bridge))
-    await bridge.manager.drain(5.0)
-    assert not bridge.manager.sessions
-    await bridge.invite("c2")
-    assert not bridge.manager.sessions
-
-
-@pytest.mark.parametrize("greeted", [False, True])
-async def test_a_session_that_lasts_too_long_ends_and_says_so_at_both_ends(
-    greeted: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level("INFO")
-    said: list[tuple[str, str]] = []
-
-    def say_bye(_links: BridgeChannels, code: str, message: str) -> bool:
-        said.append((code, message))
-        return greeted
-
-    monkeypatch.setattr(BridgeChannels, "say_bye", say_bye)
-    async with running(Bridge(session_max_s=0.05)) as bridge:
-        await bridge.invite()
-        await until(lambda: bridge.ended)
-        assert bridge.ended == {CallId("c1"): "session_max"}
-        ((code, message),) = said
-        assert code == "limit"
-        assert "session_max" in message
-        assert bridge.audited_ends == [(ALICE, message)]
-        assert "has lasted for session_max" in caplog.text
-        assert isinstance(bridge.sent[-1], Hangup)
-        assert bridge.sent[-1].reason == "session_max"

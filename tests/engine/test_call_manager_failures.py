@@ -35,10 +35,10 @@ async def test_call_whose_end_cannot_be_stored_leaves_the_others_alone(
 
         monkeypatch.setattr(bridge, "end", locked)
         await bridge.message(Hangup(CallId("bad"), PartyId("theirs"), Version.V1))
-        await bridge.until(lambda: len(bridge.manager.sessions) == 1)
+        await bridge.until(lambda: len(bridge.manager.live.sessions) == 1)
         await bridge.invite("next")
         await bridge.until(lambda: len(bridge.sent) == 3)
-        assert {session.call_id for session in bridge.manager.sessions} == {"good", "next"}
+        assert {session.call_id for session in bridge.manager.live.sessions} == {"good", "next"}
         assert "was not stored: the database is locked" in caplog.text
         assert not errors(caplog)
 
@@ -60,7 +60,7 @@ async def test_defect_in_a_session_ends_its_own_call_only(
         await bridge.invite("bad")
         await bridge.until(lambda: CallId("bad") in bridge.ended)
         assert bridge.ended == {CallId("bad"): "internal_error"}
-        assert [session.call_id for session in bridge.manager.sessions] == ["good"]
+        assert [session.call_id for session in bridge.manager.live.sessions] == ["good"]
         assert len(errors(caplog)) == 1
 
 
@@ -79,7 +79,7 @@ async def test_defect_in_a_refusal_leaves_all_sessions_alone(
         device = DevicePair(PEER, BOB, DeviceId("PHONE"))
         await bridge.invite("bad", sender=BOB if age_ms else ALICE, age_ms=age_ms, room=device if age_ms else ROOM)
         await bridge.until(lambda: bool(errors(caplog)))
-        assert [session.call_id for session in bridge.manager.sessions] == ["good"]
+        assert [session.call_id for session in bridge.manager.live.sessions] == ["good"]
         assert len(errors(caplog)) == 1
 
 
@@ -93,7 +93,7 @@ async def test_events_right_behind_the_invite_are_never_lost(turns: int) -> None
         candidate = CandidateLine("candidate:1 1 udp 1 192.0.2.1 9 typ host", "0", 0)
         await bridge.message(Candidates(CallId("c1"), PartyId("theirs"), Version.V1, (candidate,)))
         await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
-        await bridge.until(lambda: not bridge.manager.sessions)
+        await bridge.until(lambda: not bridge.manager.live.sessions)
         assert bridge.ended == {CallId("c1"): "user_hangup"}
 
 
@@ -101,7 +101,7 @@ async def test_invite_and_hangup_of_one_backlog_are_not_answered() -> None:
     async with running(Bridge()) as bridge:
         await bridge.invite()
         await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
-        await bridge.until(lambda: not bridge.manager.sessions)
+        await bridge.until(lambda: not bridge.manager.live.sessions)
         assert bridge.sent == []
         assert bridge.peers == []
 
@@ -115,7 +115,7 @@ async def test_certificate_that_cannot_be_read_rejects_the_call_in_one_line(
     async with running(Bridge()) as bridge:
         monkeypatch.setattr(bridge, "create", refuse)
         await bridge.invite()
-        await bridge.until(lambda: not bridge.manager.sessions)
+        await bridge.until(lambda: not bridge.manager.live.sessions)
         assert [type(message) for message in bridge.sent] == [Reject]
         assert not errors(caplog)
         assert "the database is locked" in caplog.text
@@ -189,7 +189,7 @@ async def test_new_limits_hold_for_the_next_call_and_live_calls_stay() -> None:
         await bridge.invite("c2")
         await bridge.until(lambda: CallId("c2") in bridge.ended)
         assert [type(message) for message in bridge.sent] == [Answer, Reject]
-        assert [session.call_id for session in bridge.manager.sessions] == ["c1"]
+        assert [session.call_id for session in bridge.manager.live.sessions] == ["c1"]
         await bridge.invite("c3")
         await bridge.invite("c4")
         assert bridge.refusals() == ["calls_limit", "rate"]
@@ -214,7 +214,7 @@ async def test_call_whose_claim_ends_after_the_farewell_is_left_for_the_next_sta
         await bridge.manager.drain(5.0)
         go_on.set()
         await handling
-        assert not bridge.manager.sessions
+        assert not bridge.manager.live.sessions
         assert not bridge.sent, "nobody is answered whom nobody would hang up"
         assert list(bridge.open) == ["c1"]
 
@@ -250,7 +250,7 @@ async def test_call_that_fails_between_its_claim_and_its_session_is_refused_and_
         (message,) = bridge.sent
         assert isinstance(message, Reject if version is Version.V1 else Hangup)
         assert message.reason == "user_busy"
-        assert (bridge.refusals(), bridge.decided, bridge.manager.sessions) == (["unavailable"], [], ())
+        assert (bridge.refusals(), bridge.decided, bridge.manager.live.sessions) == (["unavailable"], [], ())
         await bridge.invite()
         assert bridge.refusals() == ["unavailable", "replay"], "what was refused once stays so"
         await bridge.invite("c2")
@@ -370,9 +370,9 @@ async def test_invite_that_the_database_does_not_take_is_counted_once_when_it_co
             with pytest.raises(StorageError):
                 await bridge.invite()
         await bridge.invite()
-        await bridge.until(lambda: len(bridge.manager.sessions) == 1)
+        await bridge.until(lambda: len(bridge.manager.live.sessions) == 1)
         await bridge.invite("c2")
-        assert len(bridge.manager.sessions) == 1, "the second call within a minute is one too many"
+        assert len(bridge.manager.live.sessions) == 1, "the second call within a minute is one too many"
 
 
 async def test_calls_go_on_when_what_owns_them_has_failed_and_is_run_again() -> None:
@@ -387,4 +387,4 @@ async def test_calls_go_on_when_what_owns_them_has_failed_and_is_run_again() -> 
     await bridge.manager.drain(0)
     async with running(bridge):
         await bridge.invite("c2")
-        assert not bridge.manager.sessions, "the farewell was said"
+        assert not bridge.manager.live.sessions, "the farewell was said"

@@ -151,7 +151,7 @@ async def test_put_brings_a_tree_into_the_box_and_gives_all_memory_back(world: W
     assert world.opener.totals() == (0, how.sent, 0)
     assert world.acceptor.totals() == (0, 0, how.sent)
     assert [channel.unconsumed for channel in world.near.channels + world.far.channels] == [0] * 4
-    assert world.services.box.live == 0
+    assert not world.services.box.books.live
     assert {type(record) for record in world.records} == {tx.EntryDone}
     assert sorted(record.entry.path for record in world.records) == sorted((*TREE, "d", "d/e"))
     sources.close()
@@ -251,7 +251,7 @@ async def test_reset_ends_both_sides_and_lets_all_files_go(world: World) -> None
     await world.settle()
     assert ("transfer", "interrupted") in world.counters.counted
     await world.services.box.close()
-    assert world.services.box.live == 0
+    assert not world.services.box.books.live
     assert world.opener.totals()[0] == world.acceptor.totals()[0] == 0
     sources.close()
 

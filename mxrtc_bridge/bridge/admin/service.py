@@ -109,7 +109,7 @@ class AdminService:
     def who(self, page: int) -> ListPage[SessionRow]:
         """The live sessions, the oldest first."""
         now = self._monotonic()
-        sessions = sorted(self._calls.sessions, key=lambda session: session.number)
+        sessions = sorted(self._calls.live.sessions, key=lambda session: session.number)
         return page_of(sessions, page, lambda session: _row(session, now))
 
     def kick(self, by: Actor, *, number: int | None = None, user: UserId | None = None, reason: str = "") -> int:
@@ -117,7 +117,7 @@ class AdminService:
         log.info("- sessions of %s ended by %s", user or f"number {number}", by)
         self.audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
         message = "an admin has ended this session" + (f": {reason}" if reason else "")
-        return self._calls.end_sessions(
+        return self._calls.live.end_sessions(
             lambda session: session.number == number if user is None else folded(session.remote) == folded(user),
             message,
         )

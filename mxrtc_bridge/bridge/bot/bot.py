@@ -93,7 +93,7 @@ def build_bot(
     chat = UserCommands(
         rights,
         config,
-        calls.manager,
+        calls.manager.live,
         DirectChats(basis.homeserver, rooms, calls.peers, reads_encrypted=lambda: devices.encryption.is_on),
         TargetStates(calls.connector, clock.monotonic),
         requests,

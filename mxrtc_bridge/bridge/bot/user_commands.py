@@ -26,7 +26,7 @@ from mxrtc_bridge.core.bot.words import PREFIX, unquoted
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration, say_rest
-from mxrtc_bridge.engine.call_manager import CallManager
+from mxrtc_bridge.engine.live_sessions import LiveSessions
 from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, mistake_answer
 from mxrtc_bridge.matrix.relations import Reaction
 from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
@@ -43,7 +43,7 @@ class UserCommands:
         self,
         rights: Rights,
         config: CurrentConfig,
-        sessions: CallManager,
+        sessions: LiveSessions,
         direct_chats: DirectChats,
         states: TargetStates,
         requests: AccessRequests,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.call_manager import CallManager
+from mxrtc_bridge.engine.live_sessions import LiveSessions
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import UserDevices
 
@@ -39,7 +39,7 @@ class DevicePolicy:
     def __init__(
         self,
         lookups: DeviceLookups,
-        sessions: CallManager,
+        sessions: LiveSessions,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._lookups = lookups

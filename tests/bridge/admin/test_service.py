@@ -30,7 +30,13 @@ class Sessions:
 def service(sessions: Sessions) -> AdminService:
     audited = SimpleNamespace(acted=lambda *_args, **_more: None)
     unused = cast(Any, None)
-    return AdminService(unused, cast(Any, sessions), audited=cast(Any, audited), reload=unused, monotonic=lambda: 0.0)
+    return AdminService(
+        unused,
+        cast(Any, SimpleNamespace(live=sessions)),
+        audited=cast(Any, audited),
+        reload=unused,
+        monotonic=lambda: 0.0,
+    )
 
 
 @pytest.mark.parametrize("said", ["@eve:example.org", "@eve:Example.ORG"])
