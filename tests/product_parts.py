@@ -167,7 +167,6 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "bridge/devices/test_late_keys.py": "_shares",
         "bridge/test_hostile_control.py": "_ends _waiting",
         "bridge/test_hostile_devices.py": "_note_changes",
-        "bridge/test_taking_away.py": "_SessionEntry _sessions",
     },
 }
 """The private names that are used all the same, by reason and file of the tests. It only gets shorter."""

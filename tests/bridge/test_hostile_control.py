@@ -190,7 +190,7 @@ def test_command_does_what_it_says_whatever_stands_beside_its_words(tmp_path: Pa
         await say("resume")
         assert not calls.paused
         ended: list[str] = []
-        calls.end_sessions = lambda _which, message: ended.append(message) or 1  # type: ignore[assignment,method-assign,func-returns-value]
+        calls.live.end_sessions = lambda _which, message: ended.append(message) or 1  # type: ignore[assignment,method-assign,func-returns-value]
         await say("kick", EVE)
         await say("kick", "7", "because", "x")
         assert len(ended) == 2

@@ -229,7 +229,8 @@ async def start(folder: Path, stack: AsyncExitStack) -> World:
 
     async def end() -> None:
         stop.set()
-        world.bridge.calls.manager.live._live.clear()  # nobody is there to end them
+        for session in world.sessions.values():  # nobody is there to end them
+            world.bridge.calls.manager.live.remove((session.route, CallId("c"), session.local))
         for task in world.tasks:
             task.cancel()
         await asyncio.wait_for(running, 20)

@@ -6,6 +6,8 @@ whether a file is received: its name; whether this very version was received bef
 The books (:mod:`mxrtc_bridge.sinks.files.receive.books`) are counted from the disk at the start, beside everything
 else: whoever sends meanwhile waits for it. And they are counted anew before somebody is refused for his quota, because
 people take files out of the box behind our back.
+
+One file: its steps are one order, in which nothing waits between what is checked and what is charged for it.
 """
 
 from __future__ import annotations
