@@ -27,11 +27,9 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    from mxrtc_bridge.demo.processes import Launch
+from typing import IO, Any, NoReturn
 
 HOMESERVER = "synapse.app.homeserver"
 MAKE_TABLES = "synapse._scripts.update_synapse_database"
@@ -91,12 +89,21 @@ class SynapseForks:
         self._databases += 1
         return Path(shutil.copyfile(self._template, self._template.with_name(f"{self._databases}.db")))
 
-    def spawn(self, launch: Launch) -> ForkedChild:
+    def spawn(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        stdin: IO[bytes],
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        env: Mapping[str, str],
+        cwd: Path | None,
+    ) -> ForkedChild:
         """Start what the command line ``python -m module arguments`` would."""
-        _, option, module, *arguments = map(str, launch.argv)
+        _, option, module, *arguments = map(str, argv)
         assert (option, module) == ("-m", HOMESERVER)
-        question = {"do": "fork", "arguments": arguments, "env": dict(launch.env), "folder": str(launch.cwd)}
-        streams = [each.fileno() for each in (launch.stdin, launch.stdout, launch.stderr)]
+        question = {"do": "fork", "arguments": arguments, "env": dict(env), "folder": str(cwd)}
+        streams = [each.fileno() for each in (stdin, stdout, stderr)]
         return ForkedChild(self, self.ask(question, *streams))
 
     def ask(self, question: dict[str, Any], *streams: int) -> Any:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, Protocol, Self
+from typing import IO, Any, Literal, Protocol, Self
 
 from mxrtc_bridge.core.errors import LocalError
 
@@ -123,29 +123,16 @@ class Child(Protocol):
         """Wait for the end, return the exit code, and let the id go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What a child is started with."""
+class GuardedChild:
+    """A process of its own that the kernel kills with the calling thread.
 
-    argv: Sequence[str | Path]
-    stdin: IO[bytes]
-    stdout: IO[bytes]
-    stderr: IO[bytes]
-    env: Mapping[str, str]
-    cwd: Path | None
+    Args:
+        argv: the program and its arguments.
+        options: as of :class:`subprocess.Popen`.
+    """
 
-
-class _GuardedChild:
-    def __init__(self, launch: Launch) -> None:
-        self._process = subprocess.Popen(
-            guarded_command(launch.argv),
-            stdin=launch.stdin,
-            stdout=launch.stdout,
-            stderr=launch.stderr,
-            env=launch.env,
-            cwd=launch.cwd,
-            start_new_session=True,
-        )
+    def __init__(self, argv: Sequence[str | Path], **options: Any) -> None:
+        self._process = subprocess.Popen(guarded_command(argv), start_new_session=True, **options)
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
@@ -156,11 +143,6 @@ class _GuardedChild:
 
     def collect(self) -> int:
         return self._process.wait()
-
-
-def spawn_guarded(launch: Launch) -> Child:
-    """Start a process of its own that the kernel kills with the calling thread."""
-    return _GuardedChild(launch)
 
 
 class ManagedProcess:
@@ -176,7 +158,7 @@ class ManagedProcess:
         env: variables that are added to, or replace, those of this process.
         cwd: the child's working directory.
         stdin: bytes that the child reads, then end of file; empty for none.
-        spawn: what starts the child.
+        spawn: what starts the child; called like :class:`GuardedChild`.
     """
 
     def __init__(
@@ -188,7 +170,7 @@ class ManagedProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bytes = b"",
-        spawn: Callable[[Launch], Child] = spawn_guarded,
+        spawn: Callable[..., Child] = GuardedChild,
     ) -> None:
         self.name = name
         self._argv = argv
@@ -232,7 +214,9 @@ class ManagedProcess:
             self._paths["stdout"].open("wb") as stdout,
             self._paths["stderr"].open("wb") as stderr,
         ):
-            self._child = self._spawn(Launch(self._argv, stdin, stdout, stderr, self._env, self._cwd))
+            self._child = self._spawn(
+                self._argv, stdin=stdin, stdout=stdout, stderr=stderr, env=self._env, cwd=self._cwd
+            )
 
     def output(self, stream: Stream = "stdout") -> bytes:
         """Return everything that the child has written to one of its streams."""

@@ -29,11 +29,10 @@ from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.demo.processes import (
     POLL_INTERVAL_S,
     Child,
-    Launch,
+    GuardedChild,
     ManagedProcess,
     PortReservation,
     ProcessError,
-    spawn_guarded,
 )
 
 PYTHON_VARIABLE = "MXRTC_SYNAPSE_PYTHON"
@@ -90,7 +89,7 @@ class Synapse:
         server_name: str = "example.test",
         app_services: Sequence[Path] = (),
         extra_config: Mapping[str, Any] | None = None,
-        spawn: Callable[[Launch], Child] = spawn_guarded,
+        spawn: Callable[..., Child] = GuardedChild,
     ) -> None:
         self.folder = folder
         self.server_name = server_name
