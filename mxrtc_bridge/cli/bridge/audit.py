@@ -107,7 +107,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
     since_ms = None if since is None else _moment(since)
     wanted_user = None if user is None else found_as(_user(user))
     wanted_peer = None if peer is None else (peer if peer.startswith("@") else config.peer_id(peer))
-    write = _CsvWriter().write if form == "csv" else _write_line
+    write = _CsvWriter().write if form == "csv" else lambda entry: click.echo(entry.line)
     try:
         for entry in _all_entries(config):
             record = entry.record
@@ -124,19 +124,15 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
     return 0
 
 
-def _lines(config: Config) -> Iterator[bytes]:
-    # Only these commands need the storage, whose libraries take their time to load.
-    from mxrtc_bridge.storage.audit_file import read_lines  # noqa: PLC0415
-
-    return read_lines(config.audit.file)
-
-
 def _all_entries(config: Config) -> Iterator[AuditEntry]:
-    chain = read_chain(_lines(config))
+    # Only these commands need the storage, whose libraries take their time to load.
+    from mxrtc_bridge.storage.audit_file import read_acts, read_lines  # noqa: PLC0415
+
+    chain = read_chain(read_lines(config.audit.file))
     first = next(chain, None)
     if first is None:
         return
-    for line in _acts(config):
+    for line in read_acts(config.audit.file):
         # After a crash the file of a line may still be there.
         if (entry := read_line(line)).head.number < first.head.number:
             yield entry
@@ -204,17 +200,18 @@ def _verify_files(config: Config, known: _Known) -> tuple[AuditEntry | None, int
     Raises:
         ChainError: something does not hold.
     """
+    from mxrtc_bridge.storage.audit_file import read_acts, read_lines  # noqa: PLC0415
+
     secret, since = known.key or (None, 1)
     removals = Removals()
-    last: list[AuditEntry] = []
-    entries = _last_of(removals.watch(read_chain(_lines(config), secret, since)), last)
-    count = check_head(entries, known.head)
-    if secret is not None and last and last[0].head.number < since:
-        raise ChainError(f"it ends with line {last[0].head.number}, and the key was made for line {since} on")
-    # Without the key, nobody vouches for what says that lines were removed; the head of the database does.
+    count = check_head(removals.watch(read_chain(read_lines(config.audit.file), secret, since)), known.head)
     if removals.first is not None:
+        last = removals.first.head.number + count - 1
+        if secret is not None and last < since:
+            raise ChainError(f"it ends with line {last}, and the key was made for line {since} on")
+        # Without the key, nobody vouches for what says that lines were removed; the head of the database does.
         removals.check()
-    for place, line in enumerate(_acts(config), 1):
+    for place, line in enumerate(read_acts(config.audit.file), 1):
         try:
             entry = read_line(line)
             proved = secret is None or entry.head.number < since or is_authentic(entry, secret)
@@ -223,22 +220,6 @@ def _verify_files(config: Config, known: _Known) -> tuple[AuditEntry | None, int
         if not proved:
             raise ChainError(f"line {place} of the lines that are kept of removed files was not written by the bridge")
     return removals.first, count
-
-
-def _last_of(entries: Iterator[AuditEntry], last: list[AuditEntry]) -> Iterator[AuditEntry]:
-    for entry in entries:
-        last[:] = [entry]
-        yield entry
-
-
-def _acts(config: Config) -> Iterator[bytes]:
-    from mxrtc_bridge.storage.audit_file import read_acts  # noqa: PLC0415
-
-    return read_acts(config.audit.file)
-
-
-def _write_line(entry: AuditEntry) -> None:
-    click.echo(entry.line)
 
 
 class _CsvWriter:
