@@ -118,17 +118,13 @@ class Forwarding:
         self._state = state
         self._connection: Connection | None = None
         self._available = asyncio.Event()
-        self._waiting = 0
+        self.waiting = 0
+        """Local connections that wait for the peer."""
         self._made_wait, self._told_full_s = 0, float("-inf")
         self.listening: list[str] = []
         """The addresses that are listened on."""
         self._sent = 0
         self._received = 0
-
-    @property
-    def waiting(self) -> int:
-        """Local connections that wait for the peer."""
-        return self._waiting
 
     async def run(self, *, reconnect: bool) -> None:
         """Connect, listen, forward.
@@ -256,9 +252,9 @@ class Forwarding:
 
     async def _open(self, sink: SocketSink, forward: Forward) -> OpenedStream | None:
         if self._connection is None:
-            if self._waiting >= self._max_waiting:
+            if self.waiting >= self._max_waiting:
                 return None
-            self._waiting += 1
+            self.waiting += 1
             try:
                 async with asyncio.timeout(self._wait_for_peer_s):
                     # More than once: a connection may be lost again before those who waited for it have their turn.
@@ -267,7 +263,7 @@ class Forwarding:
             except TimeoutError:
                 return None
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
         links = self._connection.links
         opened = links.open_stream(self._service_of(forward), sink)
         if links.is_full:

@@ -40,8 +40,8 @@ class Report:
         sentences: TextIO | None = None,
         objects: TextIO | None = None,
     ) -> None:
-        self._as_json = as_json
-        self._quiet = quiet
+        self.as_json = as_json
+        self.quiet = quiet
         self._sentences = sentences
         self._objects: TextIO = objects or sys.stdout
 
@@ -49,30 +49,22 @@ class Report:
         """From now on standard output belongs to data, and objects go to standard error."""
         self._objects = sys.stderr
 
-    @property
-    def as_json(self) -> bool:
-        return self._as_json
-
-    @property
-    def quiet(self) -> bool:
-        return self._quiet
-
     def say(self, kind: str, sentence: str, **fields: object) -> None:
         """Tell one fact, in words or as an object; ``sentence`` may hold text from outside, or be empty."""
-        if self._as_json:
+        if self.as_json:
             _offer(self._objects, _line(kind, fields))
-        elif sentence and not self._quiet:
+        elif sentence and not self.quiet:
             self._sentence(sentence)
 
     def data(self, kind: str, line: str, **fields: object) -> None:
         """Give a part of the data that was asked for, as a line on standard output or as an object."""
-        self._objects.write(_line(kind, fields) if self._as_json else f"{line}\n")
+        self._objects.write(_line(kind, fields) if self.as_json else f"{line}\n")
         self._objects.flush()
 
     def error(self, sentence: str, **fields: object) -> None:
         """Tell why the command ends."""
         sentence = whole_sentence(sentence)
-        if self._as_json:
+        if self.as_json:
             _offer(self._objects, _line("error", {"message": sentence, **fields}))
         else:
             self._sentence(f"mxrtc: {sentence}")

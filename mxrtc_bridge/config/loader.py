@@ -158,14 +158,7 @@ class _Reader:
         if database is not None and "control" in sections:
             control_socket = build.build_control(sections["control"], beside(database, folder), folder, complain)
         self._check_exposure()
-        if (
-            encryption is None
-            or self.problems
-            or homeserver is None
-            or appservice is None
-            or ice is None
-            or database is None
-        ):
+        if self.problems or not (homeserver and appservice and database and ice and encryption):
             return None
         return Config(
             path=self._path,

@@ -318,8 +318,7 @@ async def _database(state: StateFolder, folder: int) -> Database:
         ClientError: it is not ours alone.
         NoOwnDeviceError: it cannot be used.
     """
-    for name in DATABASE_FILES:
-        _check_database(folder, state.path / name)
+    _check_database(folder, state.path)
     path = state.path / "crypto.db"
     try:
         return await Database.open(_url(path))
@@ -339,8 +338,7 @@ async def is_verified(state: StateFolder, login: Login, peer: UserId) -> bool:
     if not path.exists():
         return False
     with state.opened() as folder:
-        for name in DATABASE_FILES:
-            _check_database(folder, state.path / name)
+        _check_database(folder, state.path)
         try:
             return await asyncio.to_thread(verified_master_in_file, path, login.user_id, peer) is not None
         except StorageError as error:
@@ -476,9 +474,9 @@ def _check_database(folder: int, path: Path) -> None:
     Raises:
         ClientError: it is not ours alone.
     """
-    try:
-        os.close(open_private_file(folder, path.name, os.O_RDONLY, str(path)))
-    except FileNotFoundError:
-        pass
-    except (LocalError, OSError) as error:
-        raise ClientError(Exit.LOCAL, str(error)) from error
+    for name in DATABASE_FILES:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.close(open_private_file(folder, name, os.O_RDONLY, str(path / name)))
+        except (LocalError, OSError) as error:
+            raise ClientError(Exit.LOCAL, str(error)) from error
