@@ -57,34 +57,52 @@ def exposure_of_path(path: Path) -> str | None:
     Raises:
         OSError: as the kernel says.
     """
-    mine = (os.geteuid(), 0)
+    us = os.geteuid()
     home, path = Path(os.environ.get("HOME") or "/"), path.absolute()
-    here = home if path.is_relative_to(home) else Path(path.anchor)
-    names, links = list(reversed(path.relative_to(here).parts)), 0
-    while True:
-        status = here.stat()
-        if status.st_uid not in mine:
-            return f"{here} belongs to user {status.st_uid}, not to you (user {os.geteuid()})"
-        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX and names:
+    for here, status, more in steps_to(path, home if path.is_relative_to(home) else Path(path.anchor)):
+        is_link = stat.S_ISLNK(status.st_mode)
+        if status.st_uid not in (us, 0):
+            belongs = "is a link of user {}, not yours" if is_link else "belongs to user {}, not to you"
+            return f"{here} {belongs.format(status.st_uid)} (user {us})"
+        if more and not is_link and status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
             return f"others can rename what is in {here} (mode {stat.S_IMODE(status.st_mode):04o})"
-        if not names:
-            return None
+    return None
+
+
+def steps_to(path: Path, start: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
+    """What the kernel passes on its way: ``start``, each directory and link, and what the path leads to.
+
+    Args:
+        path: absolute; what is missing of it is left out.
+        start: a directory above it.
+
+    Yields:
+        Where it is, its status, and whether anything is looked for behind it.
+
+    Raises:
+        OSError: as the kernel says.
+    """
+    here, names, links = start, list(reversed(path.relative_to(start).parts)), 0
+    yield here, here.stat(), bool(names)
+    while names:
         below = here / names.pop()
         try:
             status = below.lstat()
         except FileNotFoundError:
-            return None
+            return
         if not stat.S_ISLNK(status.st_mode):
             # Also ``..``, as every directory on the way here is a real one.
             here = below.parent.parent if below.name == ".." else below
+            yield here, status, bool(names)
             continue
-        if status.st_uid not in mine:
-            return f"{below} is a link of user {status.st_uid}, not yours (user {os.geteuid()})"
+        yield below, status, True
         if (links := links + 1) > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target = below.readlink()
         names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-        here = Path(target.anchor) if target.is_absolute() else here
+        if target.is_absolute():
+            here = Path(target.anchor)
+            yield here, here.stat(), bool(names)
 
 
 def open_private_directory(above: int | None, name: str | Path, shown: str) -> int:

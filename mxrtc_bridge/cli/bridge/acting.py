@@ -30,7 +30,7 @@ import click
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.outline import read_outline
-from mxrtc_bridge.config.private_files import MAX_LINKS
+from mxrtc_bridge.config.private_files import steps_to
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.engine.capabilities import DAC_READ_SEARCH, keep_effective
 
@@ -107,36 +107,27 @@ def decider(path: Path) -> int:
     Raises:
         ConfigError: a link on the way belongs to neither root nor that owner.
     """
-    here, names, links = Path("/"), list(reversed(path.absolute().parts[1:])), dict[int, Path]()
-    status, followed = here.stat(), 0
-    while names:
-        below = here / names.pop()
-        try:
-            found = below.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            break
-        if not stat.S_ISLNK(found.st_mode):
-            # Also "..", as every directory on the way here is a real one.
-            here, status = (below.parent.parent if below.name == ".." else below), found
-            continue
-        if found.st_uid != 0:
-            links.setdefault(found.st_uid, below)
-        if (followed := followed + 1) > MAX_LINKS:
-            raise ConfigError(f"{path} cannot be read: {os.strerror(errno.ELOOP)}")
-        target = below.readlink()
-        if target.is_absolute():
-            here, status = Path("/"), Path("/").stat()
-        names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-    strange = [(owner, link) for owner, link in links.items() if owner != status.st_uid]
-    if status.st_uid == 0 and len(strange) == 1:
+    decides, links = 0, dict[int, Path]()
+    try:
+        for here, status, _ in steps_to(path.absolute(), Path("/")):
+            if not stat.S_ISLNK(status.st_mode):
+                decides = status.st_uid
+            elif status.st_uid != 0:
+                links.setdefault(status.st_uid, here)
+    except NotADirectoryError:
+        pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    strange = [(owner, link) for owner, link in links.items() if owner != decides]
+    if decides == 0 and len(strange) == 1:
         return strange[0][0]
     if strange:
         owner, link = strange[0]
         raise ConfigError(
-            f"{link} is a link of user {owner} to a file of user {status.st_uid}, so root does not follow it; "
+            f"{link} is a link of user {owner} to a file of user {decides}, so root does not follow it; "
             "give the path of the file itself"
         )
-    return status.st_uid
+    return decides
 
 
 def _may_read(owner: int, status: os.stat_result, group: int) -> bool:
