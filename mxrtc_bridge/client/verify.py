@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from mxrtc_bridge.client.calls.device import own_device
+from mxrtc_bridge.client.calls.device import own_device, running
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, peer_name
 from mxrtc_bridge.client.report import Report
@@ -86,7 +86,7 @@ async def verify(context: Context, peer: str | None) -> None:
         # The other session may have asked already.
         async with waiting.limited():
             await sync.once(0)
-        listening = asyncio.create_task(sync.run(), name="device")
+        listening = await holding.enter_async_context(running(sync.run(), "device"))
         listening.add_done_callback(lambda task: _say_deaf(task, happened))
         try:
             if not verifications.open:
@@ -100,8 +100,6 @@ async def verify(context: Context, peer: str | None) -> None:
                 async with asyncio.timeout(GOODBYE_S):
                     for each in verifications.open:
                         await verifications.give_up(each)
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
 
 
 def _say_deaf(listening: asyncio.Task[None], happened: Happenings) -> None:

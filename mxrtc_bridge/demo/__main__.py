@@ -35,52 +35,45 @@ A Matrix user reaches a service behind a bridge: everything is real, and nothing
 """
 
 
-class Demonstration:
-    """One run, from the empty folder to the removed one.
+async def demonstrate(story: Story, *, once: bool) -> int:
+    """Run from the empty folder to the removed one, until the checks are done, or until interrupted.
 
     Args:
-        console: where to tell it.
+        story: told what happens.
         once: whether to end after the checks.
+
+    Returns:
+        The exit code.
     """
-
-    def __init__(self, console: Console, *, once: bool) -> None:
-        self._story = Story(console)
-        self._once = once
-        self._checked = False
-
-    async def run(self) -> int:
-        """Run until the checks are done, or until interrupted, and return the exit code."""
-        task = asyncio.current_task()
-        assert task is not None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        try:
-            return await self._run()
-        except asyncio.CancelledError:
-            # Ended as asked: nobody outside of this task waits for its cancellation.
-            self._story.text("\nended, and everything is removed" if self._checked else "\ninterrupted", "yellow")
-            return EXIT_OK if self._checked else EXIT_INTERRUPTED
-
-    async def _run(self) -> int:
-        self._story.text(INTRODUCTION)
-        try:
-            find_synapse_python()
-        except LocalError as error:
-            self._story.text(str(error), "bold red")
-            return EXIT_FAILED
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    story.text(INTRODUCTION)
+    try:
+        find_synapse_python()
+    except LocalError as error:
+        story.text(str(error), "bold red")
+        return EXIT_FAILED
+    checked = False
+    try:
         # Short, because the path of a unix socket below it must fit into 107 bytes.
         with tempfile.TemporaryDirectory(prefix="mxrtc-demo-") as name:
             try:
                 async with AsyncExitStack() as stack:
-                    tour = Tour(Path(name), self._story, stack)
+                    tour = Tour(Path(name), story, stack)
                     await tour.run()
-                    self._checked = True
-                    if not self._once:
+                    checked = True
+                    if not once:
                         await tour.stay_up()
             except StepError as error:
-                self._story.failure(error, keep_logs(error))
+                story.failure(error, keep_logs(error))
                 return EXIT_FAILED
-        return EXIT_OK
+    except asyncio.CancelledError:
+        # Ended as asked: nobody outside of this task waits for its cancellation.
+        story.text("\nended, and everything is removed" if checked else "\ninterrupted", "yellow")
+        return EXIT_OK if checked else EXIT_INTERRUPTED
+    return EXIT_OK
 
 
 def keep_logs(error: StepError) -> dict[Path, Path]:
@@ -100,8 +93,7 @@ def keep_logs(error: StepError) -> dict[Path, Path]:
 @click.option("--once", is_flag=True, envvar="ONCE", help="End after the checks, with exit code 0 or 1.")
 def main(once: bool) -> None:
     """Start a homeserver, the bridge and a web server; reach the server as a Matrix user would; say what happened."""
-    console = Console(highlight=False)
-    sys.exit(uvloop.run(Demonstration(console, once=once).run()))
+    sys.exit(uvloop.run(demonstrate(Story(Console(highlight=False)), once=once)))
 
 
 if __name__ == "__main__":

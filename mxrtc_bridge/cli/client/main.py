@@ -286,7 +286,3 @@ async def status(context: Context) -> None:
 
 main.add_command(files.send)
 main.add_command(files.get)
-
-
-if __name__ == "__main__":
-    main()

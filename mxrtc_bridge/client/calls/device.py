@@ -14,8 +14,9 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
@@ -256,13 +257,11 @@ async def calls_by_device(
     """
     async with own_device(state, login, patience, waits=waits) as (device, server):
         calls = DeviceCalls(device, await appearing_device(device, peer, waits if appears else None))
-        listening = asyncio.create_task(DeviceSync(server, device, calls.handle).run(), name="device")
-        try:
-            yield calls
-        finally:
-            await calls.close()
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+        async with running(DeviceSync(server, device, calls.handle).run(), "device"):
+            try:
+                yield calls
+            finally:
+                await calls.close()
 
 
 @contextlib.asynccontextmanager
@@ -286,7 +285,7 @@ async def own_device(
         stack.push_async_callback(transport.close)
         # Nobody but the user of this program orders work here, beside those who write to the user.
         beside = FairWork("what a device waits for", server_of(login.user_id), lambda _user: True)
-        await stack.enter_async_context(_running(beside))
+        await stack.enter_async_context(running(beside.run(), "beside the device"))
         server = KeyServer(transport, login.user_id, masquerade=False)
         device = CryptoDevice(
             server,
@@ -294,7 +293,7 @@ async def own_device(
             user=login.user_id,
             pickle_key=pickle_key(key),
             display_name="mxrtc",
-            wall_ms=lambda: time.time_ns() // 1_000_000,
+            wall_ms=_now_ms,
             device=DeviceId(login.device_id),
             later=beside.put,
         )
@@ -366,10 +365,11 @@ async def shows_device(login: Login, peer: UserId, patience: RequestPolicy) -> b
 
 
 @contextlib.asynccontextmanager
-async def _running(work: FairWork) -> AsyncIterator[None]:
-    task = asyncio.create_task(work.run(), name="beside the device")
+async def running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
+    """Have ``work`` done in a task while the context lasts; how it ends is the caller's business."""
+    task = asyncio.create_task(work, name=name)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
