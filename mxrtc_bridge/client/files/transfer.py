@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import Connection, Use, only_service, report_connected
@@ -36,7 +35,7 @@ from mxrtc_bridge.core.files.events import (
     TransferFinished,
     TransferOutcome,
 )
-from mxrtc_bridge.core.files.messages import EntryKind, Job
+from mxrtc_bridge.core.files.messages import Job
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
@@ -46,35 +45,6 @@ MAX_VAIN_ATTEMPTS = 10
 verified mebibyte of one."""
 GOODBYE_S = 3.0
 """How long an interrupted transfer may take to keep what it has."""
-
-
-@dataclass(slots=True)
-class Digests:
-    """The digest of the file, if it is one; of many only that they are many."""
-
-    files: int = 0
-    sha256: str = ""
-    _seen: set[str] = field(default_factory=set)
-
-    def add(self, done: EntryDone) -> None:
-        """Note a file; one that was done in an earlier attempt comes again."""
-        if done.entry.kind is not EntryKind.FILE or self.files > 1 or done.entry.path in self._seen:
-            return
-        self._seen.add(done.entry.path)
-        self.files += 1
-        self.sha256 = done.sha256 if self.files == 1 else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How one attempt failed."""
-
-    error: ClientError
-    again: bool
-    moved: bool
-    """Whether anything came over the connection."""
-    there: tuple[int, int] = (0, 0)
-    """Files that are done, and bytes that were there before it began."""
 
 
 class FileTransfer:
@@ -115,7 +85,8 @@ class FileTransfer:
         self._files = files
         self._meter = meter
         self._service = name.service
-        self._digests = Digests()
+        self._sha256 = ""
+        """Of the file that was done last."""
         self._outcomes = Outcomes(sending=direction is TransferDirection.SEND)
         self._moved = 0
         self._began: float | None = None
@@ -130,59 +101,68 @@ class FileTransfer:
         """
         failures = vain = 0
         furthest = (0, 0)
-        while (ending := await self._attempt()) is not None:
-            error = ending.error
-            if not ending.again:
-                raise error
+        while True:
+            moved_before = self._moved
+            error = await self._attempt()
+            if error is None:
+                return
             if not reconnect:
                 raise ClientError(error.code, f"{error}; the same command goes on")
             # What an attempt has brought to stay is seen by the next one, which finds it there.
-            if ending.there > furthest:
-                furthest, failures, vain = ending.there, 0, 0
-            elif ending.moved or error.defect:
+            progress = self.progress
+            there = (0, 0) if progress is None else (progress.files_done, progress.bytes_kept)
+            if there > furthest:
+                furthest, failures, vain = there, 0, 0
+            elif self._moved > moved_before or error.defect:
                 vain += 1
             if vain >= MAX_VAIN_ATTEMPTS:
                 raise ClientError(error.code, f"{error}; {vain} connections in a row brought nothing further")
             failures += 1
             await wait_to_call_again(self._report, error, failures, self._pause)
 
-    async def _attempt(self) -> _Ending | None:
-        """Call and do the job; returns None when all is done."""
-        before = self._moved
+    async def _attempt(self) -> ClientError | None:
+        """Call and do the job; returns None when all is done, or why another call may go on with it.
+
+        Raises:
+            ClientError: why no other call would.
+            HomeserverError: the homeserver refuses us, or is away at the first call.
+        """
         try:
-            return await self._attempt_once()
+            async with self._caller.call(self._name.peer) as connection:
+                if self._service is None:
+                    use = Use.PUT if self._direction is TransferDirection.SEND else Use.GET
+                    self._service = await only_service(self._short, connection, use)
+                report_connected(self._report, self._full_name, connection)
+                if self._began is None:
+                    self._began = asyncio.get_running_loop().time()
+                finished = await self._transfer(connection, self._service)
+                lost = connection.links.lost.is_set()
         except HomeserverError as failed:
             # Away at the same time as the bridge, as after a power cut: calling again is the remedy.
             if self._began is None or not failed.retryable:
                 raise
-            return _Ending(ClientError(Exit.RETRY, str(failed)), again=True, moved=self._moved > before)
+            return ClientError(Exit.RETRY, str(failed))
         except ClientError as failed:
             if self._began is None or failed.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
                 raise
-            return _Ending(failed, again=True, moved=self._moved > before)
+            return failed
+        return self._judge(connection, finished, lost=lost)
 
-    async def _attempt_once(self) -> _Ending | None:
-        before = self._moved
-        async with self._caller.call(self._name.peer) as connection:
-            if self._service is None:
-                use = Use.PUT if self._direction is TransferDirection.SEND else Use.GET
-                self._service = await only_service(self._short, connection, use)
-            report_connected(self._report, self._full_name, connection)
-            if self._began is None:
-                self._began = asyncio.get_running_loop().time()
-            finished = await self._transfer(connection, self._service)
-            lost = connection.links.lost.is_set()
+    def _judge(self, connection: Connection, finished: TransferFinished, *, lost: bool) -> ClientError | None:
+        """Say how an attempt has ended; see :meth:`_attempt`."""
         outcome = judge(self._full_name, self._direction, finished)
-        moved_now = self._moved > before
-        there = (finished.progress.files_done, finished.progress.bytes_kept)
         if outcome.again and lost:
             error = connection.lost(self._short)
-            return _Ending(error, again=error.code is not Exit.DENIED, moved=moved_now, there=there)
-        if finished.outcome in (TransferOutcome.CLEAN, TransferOutcome.PARTIAL):
-            self._tell_summary(finished)
-        if outcome.code is Exit.DONE:
-            return None
-        return _Ending(ClientError(outcome.code, outcome.sentence), again=outcome.again, moved=moved_now, there=there)
+            again = error.code is not Exit.DENIED
+        else:
+            error, again = ClientError(outcome.code, outcome.sentence), outcome.again
+            if finished.outcome in (TransferOutcome.CLEAN, TransferOutcome.PARTIAL):
+                self._tell_summary(finished)
+            if outcome.code is Exit.DONE:
+                return None
+        if not again:
+            raise error
+        return error
 
     @property
     def _full_name(self) -> str:
@@ -209,7 +189,7 @@ class FileTransfer:
 
     def _entry_ended(self, ended: EntryDone | EntryFailed | EntrySkipped) -> None:
         if isinstance(ended, EntryDone):
-            self._digests.add(ended)
+            self._sha256 = ended.sha256 or self._sha256
             self._outcomes.done(ended)
             self._report.say(
                 "entry",
@@ -237,7 +217,7 @@ class FileTransfer:
         self._meter.close()
         progress = finished.progress
         seconds = asyncio.get_running_loop().time() - self._began
-        sha256 = self._digests.sha256 if progress.files == 1 else ""
+        sha256 = self._sha256 if progress.files == 1 else ""
         sentence = summary_sentence(self._full_name, self._direction, progress, self._moved, seconds, sha256)
         lines = [] if self._report.as_json else self._outcomes.sentences()
         sentence = "\n".join([*lines, *other_sentences(progress), sentence])
