@@ -77,13 +77,14 @@ class Links:
             (PEER, ServiceName("share")): ServiceKind.SHARE,
         }
         self.finished = finished
+        self.digests = [SHA] if finished is not None and finished.outcome is TransferOutcome.CLEAN else []
         self.opened: Opened | None = None
 
     def open_transfer(self, service: ServiceName, job: Any, files: Any, *, record: Callable[..., None]) -> Opened:
         assert (service, job, files) == ("inbox", Put(), "files")
         self.opened = Opened(self.finished)
-        if self.finished is not None and self.finished.outcome is TransferOutcome.CLEAN:
-            record(EntryDone(0, ENTRY, "a.txt", SHA, False))
+        for sha256 in self.digests:
+            record(EntryDone(0, ENTRY, "a.txt", sha256, False))
         return self.opened
 
     async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
@@ -154,6 +155,14 @@ async def test_clean_end_is_summed_up_with_the_digest(said: Said, service: str |
     assert done["sha256"] == SHA
     (entry,) = said.objects("entry")
     assert (entry["path"], entry["sha256"], entry["type"]) == ("a.txt", SHA, "file")
+
+
+async def test_digest_is_that_of_the_last_attempt_where_the_file_was_changed_meanwhile(said: Said) -> None:
+    first = Connection(ended(TransferOutcome.INTERRUPTED, "closed"), lost=Exit.RETRY)
+    first.links.digests = ["cd" * 32]
+    await transferring(said, first, Connection(ended(TransferOutcome.CLEAN))).run(reconnect=True)
+    (done,) = said.objects("transferred")
+    assert done["sha256"] == SHA
 
 
 class View:
