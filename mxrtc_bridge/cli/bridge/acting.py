@@ -105,7 +105,7 @@ def decider(path: Path) -> int:
     """Who decides what is at ``path``: the owner of what is there, of a link to it, or of the folder where it would be.
 
     Raises:
-        ConfigError: a link on the way belongs to neither root nor that owner.
+        ConfigError: a link on the way belongs to neither root nor that owner, or it cannot be followed.
     """
     decides, links = 0, dict[int, Path]()
     try:
