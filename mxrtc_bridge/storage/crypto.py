@@ -316,13 +316,17 @@ class CryptoUserStore:
 
         async def update(connection: Connection) -> None:
             if users is None:
-                await connection.execute("UPDATE crypto_user SET outdated = 1 WHERE owner = $1", self._owner)
+                await connection.execute(
+                    "UPDATE crypto_user SET outdated = 1 WHERE owner = $1 AND outdated = 0", self._owner
+                )
             for user in users or ():
                 await connection.execute(
-                    "UPDATE crypto_user SET outdated = 1 WHERE owner = $1 AND user_id = $2", self._owner, user
+                    # Who changes their devices over and over costs no write until somebody has asked for them.
+                    "UPDATE crypto_user SET outdated = 1 WHERE owner = $1 AND user_id = $2 AND outdated = 0",
+                    *(self._owner, user),
                 )
 
-        await self._database.transaction(update)
+        await self._database.transaction(update, idempotent=True)
 
     async def room(self, room: RoomId) -> RoomEncryption | None:
         """How a room is encrypted; None if it never was. That it was asked for is remembered, to the day."""

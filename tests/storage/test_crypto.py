@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -121,6 +123,28 @@ async def test_outdated_is_noted_for_those_who_are_known(store: CryptoUserStore)
     await store.mark_outdated(None)
     known = [await store.user(user) for user in (ALICE, OTHER)]
     assert [record is not None and record.outdated for record in known] == [True, True]
+
+
+async def test_who_is_outdated_already_costs_no_write(database: Database, store: CryptoUserStore) -> None:
+    """Whoever changes their devices over and over would keep the database busy for all of ours."""
+    await store.save(Changes(users=[USER]))
+    await store.mark_outdated([ALICE])
+
+    async def version() -> object:
+        """Another one after each write."""
+        if database.sqlite_file is None:
+            return (await database.row("SELECT xmin::text AS version FROM crypto_user"))["version"]
+        return seen_from_outside.execute("PRAGMA data_version").fetchone()
+
+    seen_from_outside = sqlite3.connect(database.sqlite_file or ":memory:")
+    with contextlib.closing(seen_from_outside):
+        before = await version()
+        await store.mark_outdated([ALICE])
+        await store.mark_outdated(None)
+        assert await version() == before
+        await store.save(Changes(users=[USER]))
+        await store.mark_outdated([ALICE])
+        assert await version() != before
 
 
 async def test_forgotten_device_leaves_what_is_known_of_others(store: CryptoUserStore) -> None:

@@ -28,6 +28,8 @@ FIRST_POLLS_S = 5.0
 """How long polls are until it is known whether wake-ups come, so that few are left when they do."""
 AGAIN_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Until the next probe after one that was not announced, and after the following ones."""
+PAUSE_FACTOR = 3
+"""How long changes are collected after some were noted, in times what that took."""
 MAX_CHANGED = 10_000
 """Users whose changes wait to be noted; beyond that everybody is asked for anew."""
 
@@ -113,6 +115,7 @@ class DeviceWakeups:
             await self._has_changed.wait()
             self._has_changed.clear()
             changed, self._changed = self._changed, set()
+            began_s = asyncio.get_running_loop().time()
             for device, _ in self._devices():
                 try:
                     if len(changed) > MAX_CHANGED:
@@ -121,3 +124,5 @@ class DeviceWakeups:
                         await device.lists.mark_outdated(sorted(changed))
                 except MxrtcError as error:
                     self._seldom.warning(str(error), "! changed devices were not noted for %s: %s", device.user, error)
+            # Each peer notes them for itself: one user's changes, over and over, leave most of the time to others.
+            await asyncio.sleep(PAUSE_FACTOR * (asyncio.get_running_loop().time() - began_s))

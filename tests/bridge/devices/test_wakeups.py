@@ -144,3 +144,29 @@ async def test_changed_devices_are_noted_for_all_of_ours_also_if_one_cannot(worl
     with pytest.raises(BaseExceptionGroup):
         await world.wakeups.run()
     assert world.build.outdated == [None if many else [ALICE]]
+
+
+@pytest.mark.virtual_time
+async def test_devices_that_change_over_and_over_leave_most_of_the_time_to_others(world: World) -> None:
+    """To note a change takes each of our devices a moment in the database, which is everybody's."""
+    loop = asyncio.get_running_loop()
+    noted: list[float] = []
+
+    async def mark_outdated(_users: Sequence[UserId]) -> None:
+        noted.append(loop.time())
+        await asyncio.sleep(0.1)
+
+    world.bot.mark_outdated = world.build.mark_outdated = mark_outdated  # type: ignore[method-assign]
+    world.bot.probed = lambda: world.wakeups.hear(news(BOT))
+
+    async def meanwhile() -> None:
+        began = loop.time()
+        while loop.time() < began + 10:
+            world.wakeups.hear(news(changed=frozenset({ALICE})))
+            await asyncio.sleep(0.01)
+        raise InterruptedError
+
+    world.meanwhile = meanwhile
+    with pytest.raises(BaseExceptionGroup):
+        await world.wakeups.run()
+    assert 2 <= len(noted) * 0.1 <= 10 / 4 + 0.2
