@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -35,6 +34,7 @@ from mxrtc_bridge.core.bot.commands import Command, CommandForm, Effect, Mistake
 from mxrtc_bridge.core.bot.message_text import command_line, read_message
 from mxrtc_bridge.core.bot.parser import addressed, meant_by
 from mxrtc_bridge.core.bot.reply import Code, Line, Reply, pages, say, text
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
@@ -219,9 +219,9 @@ class CommandDispatcher:
         ]
         self._rate = RateLimit(commands_per_minute, COMMANDS_PER_MINUTE_OF_SERVER, own_server)
         self._admins_rate = RateLimit(commands_per_minute, ADMINS * commands_per_minute)
-        self._warned: OrderedDict[UserId, float] = OrderedDict()
-        self._told_late: OrderedDict[UserId, float] = OrderedDict()
-        self._strangers: OrderedDict[UserId, float] = OrderedDict()
+        self._warned = Latest[UserId, None](MAX_STRANGERS)
+        self._told_late = Latest[UserId, None](MAX_STRANGERS)
+        self._strangers = Latest[UserId, float](MAX_STRANGERS)
         self._seldom = RateLimitedLog(log)
         self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
 
@@ -286,7 +286,7 @@ class CommandDispatcher:
         if said is not None and (in_time or said.takes_away):
             self._put(event.sender, said)
         elif not in_time and event.sender not in self._warned:
-            _note(self._warned, event.sender)
+            self._warned[event.sender] = None
             self._put(event.sender, _Line(event, speaker, direct, TOO_FAST_TEXT))
 
     def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _ReceivedCommand | None:
@@ -318,7 +318,7 @@ class CommandDispatcher:
         if said.ends and abs(self._wall_ms() - event.origin_server_ts) <= MAX_LATE_MS:
             return True
         if not said.looks and event.sender not in self._told_late:
-            _note(self._told_late, event.sender)
+            self._told_late[event.sender] = None
             self._put(event.sender, _Line(event, said.sender.speaker, said.sender.direct, LATE_TEXT))
         return False
 
@@ -330,7 +330,7 @@ class CommandDispatcher:
         # One bucket for everybody: the name stands for no user.
         if not self._stranger_rate.allow(UserId("@strangers:all"), now):
             return False
-        _note(self._strangers, user, now)
+        self._strangers[user] = now
         return True
 
     def _put(self, user: UserId, work: _ReceivedCommand | Reaction | _Line) -> None:
@@ -430,14 +430,6 @@ class CommandDispatcher:
 
 def _whose(work: _ReceivedCommand | Reaction | _Line) -> UserId:
     return work.user if isinstance(work, Reaction) else work.event.sender
-
-
-def _note(told: OrderedDict[UserId, float], user: UserId, now: float = 0.0) -> None:
-    """Remember who was told something; of too many, the one that was told longest ago is forgotten."""
-    told[user] = now
-    told.move_to_end(user)
-    while len(told) > MAX_STRANGERS:
-        told.popitem(last=False)
 
 
 def mistake_answer(mistake: Mistake, *, direct: bool) -> Reply:

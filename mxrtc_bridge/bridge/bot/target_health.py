@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget, Target
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import TargetError
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.engine.ports import Connector
@@ -45,7 +46,7 @@ class TargetStates:
         self._look_s = look_s
         self._connector = connector
         self._monotonic = monotonic
-        self._looks: dict[AnyTarget, _Look] = {}
+        self._looks = Latest[AnyTarget, _Look](MAX_KEPT)
         self._places = asyncio.Semaphore(AT_A_TIME)
 
     async def of(self, targets: Iterable[AnyTarget]) -> dict[AnyTarget, bool]:
@@ -66,8 +67,6 @@ class TargetStates:
                     raise
                 # Whoever looked has given up, and we have not.
         look = self._looks[target] = _Look(asyncio.get_running_loop().create_future(), now + KEEP_S)
-        while len(self._looks) > MAX_KEPT:
-            del self._looks[next(iter(self._looks))]
         try:
             async with self._places:
                 up = await self._answers(target)

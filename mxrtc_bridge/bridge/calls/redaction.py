@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, first_error
@@ -74,7 +75,7 @@ class CallRedaction:
         self._sleep = sleep
         self._seldom = RateLimitedLog(log)
         self._due = asyncio.Event()
-        self._told: dict[RoomId, bool] = {}
+        self._told = Latest[RoomId, None](MAX_TOLD)
         """Rooms in which it has failed, which is said once."""
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
@@ -146,12 +147,10 @@ class CallRedaction:
                     await self._redact(trace)
         except (HomeserverError, TimeoutError) as error:
             later[room] = None
-            if self._told.get(room) is None:
+            if room not in self._told:
                 why = str(error) or "it takes long"
                 self._seldom.warning(room, "! events of calls in %s are taken back later: %s", room, why)
-            self._told[room] = True
-            while len(self._told) > MAX_TOLD:
-                del self._told[next(iter(self._told))]
+            self._told[room] = None
         else:
             self._told.pop(room, None)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -21,6 +20,7 @@ from http import HTTPStatus
 from weakref import WeakValueDictionary
 
 from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError, HomeserverError, StorageError
@@ -159,7 +159,6 @@ class DeviceLookups:
         self._servers_at_a_time = servers_at_a_time
         self._all_s = all_s
         self._request_s = request_s
-        self._max_remembered = max_remembered
         self._lists_of = lists_of
         self._config = config
         self._own_server = config.in_force.homeserver.domain.lower()
@@ -168,7 +167,7 @@ class DeviceLookups:
         self._budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER)
         self._own_budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE * max_remembered)
         self._alone: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
-        self._asked: OrderedDict[UserId, _Asked] = OrderedDict()
+        self._asked = Latest[UserId, _Asked](max_remembered)
         self._own_places = asyncio.Semaphore(OWN_AT_A_TIME)
         self._answering_places = asyncio.Semaphore(ANSWERING_AT_A_TIME)
         self._new_places = asyncio.Semaphore(NEW_AT_A_TIME)
@@ -176,11 +175,11 @@ class DeviceLookups:
         self._places_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._answered: dict[str, float] = {}
         """Of the servers with live callers, when each has answered last."""
-        self._silent: OrderedDict[str, float] = OrderedDict()
+        self._silent = Latest[str, float](max_remembered)
         """Servers that do not answer, and when they were last asked in vain."""
-        self._answering: OrderedDict[str, None] = OrderedDict()
+        self._answering = Latest[str, None](max_remembered)
         """Servers that have answered when they were last asked, the newest last."""
-        self._apart: OrderedDict[UserId, None] = OrderedDict()
+        self._apart = Latest[UserId, None](max_remembered)
         """Users about whom no answer can be read: they are asked for apart from others."""
         self._seldom = RateLimitedLog(log, monotonic)
 
@@ -320,11 +319,7 @@ class DeviceLookups:
     async def _ask(self, lists: DeviceLists, users: Collection[UserId]) -> _Asked:
         began_s = self._monotonic()
         asked = _Asked(lists, began_s, await lists.ask(users))
-        for user in users:
-            self._asked[user] = asked
-            self._asked.move_to_end(user)
-        while len(self._asked) > self._max_remembered:
-            self._asked.popitem(last=False)
+        self._asked |= dict.fromkeys(users, asked)
         return asked
 
     # --- all who are in
@@ -406,9 +401,6 @@ class DeviceLookups:
         if user not in self._apart:
             self._seldom.warning(user, "! the keys of the devices of %s are of no use: %s", user, error)
         self._apart[user] = None
-        self._apart.move_to_end(user)
-        while len(self._apart) > self._max_remembered:
-            self._apart.popitem(last=False)
         if isinstance(error, AnswerTooLongError):
             # Not silence: it is the user who lists more than any answer can hold, and could hide behind it for ever.
             for local in locals_:
@@ -453,15 +445,9 @@ class DeviceLookups:
             self._seldom.warning(server, "! the devices of callers of %s cannot be asked for: %s", server, why)
         self._answering.pop(server, None)
         self._silent[server] = self._monotonic()
-        self._silent.move_to_end(server)
-        while len(self._silent) > self._max_remembered:
-            self._silent.popitem(last=False)
 
     def _heard(self, server: str) -> None:
         self._answering[server] = None
-        self._answering.move_to_end(server)
-        if len(self._answering) > self._max_remembered:
-            self._answering.popitem(last=False)
         if server in self._answered:
             self._answered[server] = self._monotonic()
         if server in self._silent:

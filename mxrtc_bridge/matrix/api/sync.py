@@ -18,10 +18,10 @@ import asyncio
 import logging
 import random
 import secrets
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, parse_room_id
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
@@ -90,7 +90,6 @@ class SyncStream:
             jitter: random numbers in [0, 1).
             max_seen: See :data:`MAX_SEEN`.
         """
-        self._max_seen = max_seen
         self._homeserver = homeserver
         self._types = frozenset(types)
         self._rooms = None if rooms is None else frozenset(rooms)
@@ -99,7 +98,7 @@ class SyncStream:
         self._sleep = sleep
         self._jitter = jitter
         self._failures = 0
-        self._seen: OrderedDict[EventId, None] = OrderedDict()
+        self._seen = Latest[EventId, None](max_seen)
 
     @property
     def since(self) -> str | None:
@@ -176,8 +175,6 @@ class SyncStream:
         if event_id in self._seen:
             return False
         self._seen[event_id] = None
-        if len(self._seen) > self._max_seen:
-            self._seen.popitem(last=False)
         return True
 
 

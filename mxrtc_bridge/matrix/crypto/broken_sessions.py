@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.limits import MAX_REMEMBERED, RateLimit
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
@@ -56,7 +57,7 @@ class ReplacedSessions:
 
     def __init__(self, monotonic: Callable[[], float] = elapsed_s) -> None:
         self._monotonic = monotonic
-        self._times: dict[str, list[float]] = {}
+        self._times = Latest[str, list[float]](MAX_REPLACED)
 
     def may_be(self, name: str) -> bool:
         """Whether the session with this device may be replaced again."""
@@ -67,10 +68,8 @@ class ReplacedSessions:
     def note(self, name: str) -> None:
         """Note that it was."""
         now = self._monotonic()
-        times = [each for each in self._times.pop(name, ()) if now - each < HOUR_S]
+        times = [each for each in self._times.get(name, ()) if now - each < HOUR_S]
         self._times[name] = [*times, now]
-        while len(self._times) > MAX_REPLACED:
-            del self._times[next(iter(self._times))]
 
     def forget(self) -> None:
         """Begin anew, as our device does."""

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
@@ -115,7 +116,7 @@ class DeviceLists:
         self._seldom = (seldom or RateLimitedLog(log)).of(log)
         self._known = dict(known or {})
         self._compared: Mapping[UserId, str] = {} if compared is None else compared
-        self._cache: dict[UserId, _Known] = {}
+        self._cache = Latest[UserId, _Known](MAX_CACHED)
         self._changed_at: dict[UserId, float] = {}
         # Between a record's being read and being written again; never while somebody is asked.
         self._writing = asyncio.Lock()
@@ -400,10 +401,7 @@ class DeviceLists:
         at_ms: int | None = None,
     ) -> None:
         at_ms = self._wall_ms() if at_ms is None else at_ms
-        self._cache.pop(devices.user, None)
         self._cache[devices.user] = _Known(devices, verified, digest, began_s, at_ms)
-        while len(self._cache) > MAX_CACHED:
-            del self._cache[next(iter(self._cache))]
 
     async def find(self, user: UserId, curve25519: str, ed25519: str) -> DeviceIdentity | None:
         """The device with these two keys; the homeserver is asked once more if it is not known.

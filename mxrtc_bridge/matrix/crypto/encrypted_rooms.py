@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.crypto.records import Changes, RoomEncryption
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
@@ -79,7 +80,7 @@ class EncryptedRooms:
         self.device = device
         self._store = store
         self._homeserver = homeserver
-        self._known: dict[RoomId, RoomEncryption] = {}
+        self._known = Latest[RoomId, RoomEncryption](MAX_KNOWN)
 
     async def encryption_of(self, room: RoomId, *, encrypted: bool) -> RoomEncryption | None:
         """How a room is encrypted; None if it never was.
@@ -98,8 +99,6 @@ class EncryptedRooms:
             await self._store.save(Changes(rooms=[known]))
         if known is not None:
             self._known[room] = known
-            while len(self._known) > MAX_KNOWN:
-                del self._known[next(iter(self._known))]
         return known
 
     async def joined_members(self, room: RoomId) -> frozenset[UserId]:

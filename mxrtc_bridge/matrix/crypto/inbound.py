@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.crypto.records import InboundRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, parse_room_id
@@ -99,7 +100,7 @@ class InboundSessions:
         self._store = store
         self._pickle_key = pickle_key
         self._wall_ms = wall_ms
-        self._withheld: dict[Name, str] = {}
+        self._withheld = Latest[Name, str](MAX_WITHHELD)
         self._waiting: dict[Name, _Wait] = {}
 
     def read_key(self, sender: UserId, message: OlmMessage, device: DeviceIdentity) -> InboundRecord:
@@ -127,8 +128,6 @@ class InboundSessions:
         if max(len(room), len(session_id), len(code)) > 255:
             return
         self._withheld[RoomId(room), session_id, sender] = code
-        if len(self._withheld) > MAX_WITHHELD:
-            del self._withheld[next(iter(self._withheld))]
 
     @property
     def awaited(self) -> int:

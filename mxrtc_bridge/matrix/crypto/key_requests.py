@@ -9,11 +9,11 @@ the first place.
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.crypto.records import InboundRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, parse_room_id
@@ -55,7 +55,7 @@ class KeyRequests:
         self._device = device
         self._pickle_key = pickle_key
         self._wall_ms = wall_ms
-        self._asked: OrderedDict[Name, int] = OrderedDict()
+        self._asked = Latest[Name, int](MAX_ASKED)
 
     def ask(self, room: RoomId, session_id: str, sender: UserId) -> Mapping[str, object] | None:
         """Return the content of a request; None if it was asked for a moment ago."""
@@ -63,9 +63,6 @@ class KeyRequests:
         if now - self._asked.get(name, -AGAIN_MS) < AGAIN_MS:
             return None
         self._asked[name] = now
-        self._asked.move_to_end(name)
-        if len(self._asked) > MAX_ASKED:
-            self._asked.popitem(last=False)
         return {
             "action": "request",
             "body": {"algorithm": MEGOLM, "room_id": room, "session_id": session_id},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.crypto.records import OutboundRecord
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
@@ -69,7 +70,7 @@ class KeySharing:
         self._olm = olm
         self._store = store
         self._wall_ms = wall_ms
-        self._without_key: dict[tuple[UserId, str], int] = {}
+        self._without_key = Latest[tuple[UserId, str], int](MAX_WITHOUT_KEY)
 
     async def to_ask(self, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
         """Those that there is no session with, but for those that had no key left a moment ago."""
@@ -100,8 +101,6 @@ class KeySharing:
                 self._without_key[device.user, device.device] = self._wall_ms()
         # Whoever was not asked, because it has come just now, is asked with the next message.
         none_left = [each for each in without if each in asked or (each.user, each.device) in self._without_key]
-        while len(self._without_key) > MAX_WITHOUT_KEY:
-            del self._without_key[next(iter(self._without_key))]
         self.withhold(session, none_left, "m.no_olm", letters)
         return [each for each in without if each not in none_left]
 

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.crypto.records import Changes, OutboundRecord, RoomEncryption, Trust
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, server_of
@@ -101,9 +102,9 @@ class OutboundSessions:
         self._server = server
         self._pickle_key = pickle_key
         self._wall_ms = wall_ms
-        self._sessions: dict[RoomId, RoomSession] = {}
+        self._sessions = Latest[RoomId, RoomSession](MAX_ROOMS_CACHED)
         self._seldom = RateLimitedLog(log)
-        self._given: dict[tuple[RoomId, UserId, DeviceId], int] = {}
+        self._given = Latest[tuple[RoomId, UserId, DeviceId], int](MAX_ROOMS_CACHED)
         # A session of the run before may be one of a copy of the database that was put back: what it would encrypt next
         # has perhaps been used already.
         self._began_ms = wall_ms()
@@ -267,7 +268,7 @@ class OutboundSessions:
         session = self._sessions.get(room)
         if session is None and (record := await self._store.outbound(room)) is not None:
             olm = vodozemac.GroupSession.from_pickle(record.pickle, self._pickle_key)
-            session = self._keep(room, RoomSession(record, olm))
+            self._sessions[room] = session = RoomSession(record, olm)
         return session
 
     async def _begin(self, room: RoomId) -> RoomSession:
@@ -281,12 +282,7 @@ class OutboundSessions:
             shared=frozenset(),
         )
         await self._store.save(Changes(outbound=[record]))
-        return self._keep(room, RoomSession(record, olm))
-
-    def _keep(self, room: RoomId, session: RoomSession) -> RoomSession:
-        self._sessions[room] = session
-        while len(self._sessions) > MAX_ROOMS_CACHED:
-            del self._sessions[next(iter(self._sessions))]
+        self._sessions[room] = session = RoomSession(record, olm)
         return session
 
     async def _save(self, session: RoomSession, **changes: Any) -> None:
@@ -338,8 +334,6 @@ class OutboundSessions:
         if now - self._given.get(name, -GIVE_AGAIN_MS) < GIVE_AGAIN_MS:
             return False
         self._given[name] = now
-        while len(self._given) > MAX_ROOMS_CACHED:
-            del self._given[next(iter(self._given))]
         return True
 
     async def _give_again(

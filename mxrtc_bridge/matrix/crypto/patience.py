@@ -9,10 +9,10 @@ again. Where nobody else would have anything of it yet, the first answer is wait
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import HomeserverError
 
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ class Patience:
 
     def __init__(self, own_server: str) -> None:
         self._own_server = own_server
-        self._late: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._late = Latest[tuple[str, str], None](MAX_LATE)
 
     async def ask(
         self,
@@ -75,7 +75,7 @@ class Patience:
             asked_s = now_s()
             late = await self._wait(what, tasks, began_s, lambda: is_enough(answers))
             if now_s() - asked_s >= AGAIN_S:
-                self._note((what, server) for server in late & asked)
+                self._late |= {(what, server): None for server in late & asked}
         finally:
             for task in tasks:
                 task.cancel()
@@ -104,10 +104,3 @@ class Patience:
             if not done:
                 break
         return {tasks[task] for task in pending}
-
-    def _note(self, late: Iterable[tuple[str, str]]) -> None:
-        for each in late:
-            self._late[each] = None
-            self._late.move_to_end(each)
-        while len(self._late) > MAX_LATE:
-            self._late.popitem(last=False)

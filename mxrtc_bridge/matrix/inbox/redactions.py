@@ -11,8 +11,8 @@ Bounded by room: whoever fills the table of a room pushes out only what was reda
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 
+from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import EventId, parse_event_id
 
@@ -45,7 +45,7 @@ class WithdrawnEvents:
     """What was redacted lately, by room."""
 
     def __init__(self) -> None:
-        self._rooms: OrderedDict[str, OrderedDict[str, tuple[str, ...]]] = OrderedDict()
+        self._rooms = Latest[str, Latest[str, tuple[str, ...]]](MAX_ROOMS)
 
     def look(self, raw: object) -> None:
         """Remember what ``raw`` redacts, if it does."""
@@ -53,16 +53,10 @@ class WithdrawnEvents:
         if redacted is None:
             return
         room, event = redacted
-        events = self._rooms.setdefault(room, OrderedDict())
-        self._rooms.move_to_end(room)
+        self._rooms[room] = events = self._rooms.get(room) or Latest(MAX_EVENTS)
         sender, before = raw.get("sender") if isinstance(raw, dict) else None, events.get(event, ())
         more = (sender,) if isinstance(sender, str) and sender not in before and len(before) < MAX_REDACTORS else ()
         events[event] = before + more
-        events.move_to_end(event)
-        if len(events) > MAX_EVENTS:
-            events.popitem(last=False)
-        if len(self._rooms) > MAX_ROOMS:
-            self._rooms.popitem(last=False)
 
     def holds(self, room: str, event: str, by: str | None = None) -> bool:
         """Whether this event was redacted.
