@@ -15,6 +15,8 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 
+from mxrtc_bridge.engine.set_within import set_within
+
 log = logging.getLogger(__name__)
 
 READY_AFTER_S = 45.0
@@ -71,10 +73,7 @@ class ServiceManager:
         async with asyncio.TaskGroup() as tasks:
             if self._watchdog_s is not None:
                 tasks.create_task(self._watch(self._watchdog_s / 2), name="watchdog")
-            try:
-                async with asyncio.timeout(self._ready_after_s):
-                    await serving.wait()
-            except TimeoutError:
+            if not await set_within(serving, self._ready_after_s):
                 self._say_ready("waiting: it does not serve yet, and its log says why")
                 await serving.wait()
             self._say_ready("serving")

@@ -7,13 +7,13 @@ every :data:`LOOK_S`, which costs next to nothing as long as nothing has ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Callable
 
 from mxrtc_bridge.core.access.clock_change import Moment, set_by_ms
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.set_within import set_within
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +67,7 @@ class ExpiryWatch:
                 # just here, may have noticed it and have forgotten the right. Both clocks are cut to milliseconds.
                 due_ms = min(due_ms, begun.elapsed_ms + max(0.0, change_s) * 1000 + 1)
             wait_s = min(self._look_s, max(SHORTEST_S, (due_ms - begun.elapsed_ms) / 1000))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+            await set_within(self._changed, wait_s)
             now = self._now()
             if set_ms := set_by_ms(before, now):
                 log.warning("! the clock of this machine was set by %+.1f s", set_ms / 1000)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, GivenUp
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import MxrtcError
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,8 @@ class GrantWriter:
         failures = 0
         while True:
             pause_s = self._pauses.pause_s(failures + 1)
-            try:
-                # What waits already has failed, or is being written for somebody just now.
-                async with asyncio.timeout(pause_s if self._waiting else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            # What waits already has failed, or is being written for somebody just now.
+            await set_within(self._wake, pause_s if self._waiting else None)
             failures = failures + 1 if await self.flush() is not None else 0
 
     async def flush(self) -> MxrtcError | None:

@@ -262,7 +262,7 @@ class AdminCommands:
 
     @command("pause", "accept no new sessions", Effect.TAKES, nothing)
     async def pause(self, by: Actor) -> Reply:
-        self._service.pause(by)
+        self._service.set_paused(by, paused=True)
         return say("New sessions are refused now; live ones go on. ", Code("resume"), " accepts them again.")
 
     async def _would_resume(self) -> tuple[str, ...]:
@@ -270,7 +270,7 @@ class AdminCommands:
 
     @command("resume", "accept new sessions again", Effect.GIVES, nothing, would_give=_would_resume)
     async def resume(self, by: Actor) -> Reply:
-        self._service.resume(by)
+        self._service.set_paused(by, paused=False)
         return say("New sessions are accepted.")
 
     # Words

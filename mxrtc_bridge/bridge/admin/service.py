@@ -122,13 +122,14 @@ class AdminService:
             message,
         )
 
-    def pause(self, by: Actor) -> bool:
-        """Take no new sessions until :meth:`resume` or the next start; returns False if none were taken already."""
-        return self._set_paused(by, paused=True)
-
-    def resume(self, by: Actor) -> bool:
-        """Take new sessions again; returns False if they were taken already."""
-        return self._set_paused(by, paused=False)
+    def set_paused(self, by: Actor, *, paused: bool) -> bool:
+        """Take no new sessions, until the next start at most, or take them again; False if it was so already."""
+        news = self._calls.paused is not paused
+        self._calls.paused = paused
+        if news:
+            self.audited.acted(AuditKind.PAUSE if paused else AuditKind.RESUME, by)
+            log.warning("! new sessions are %s, by %s", "refused" if paused else "taken again", by)
+        return news
 
     async def reload(self, by: Actor) -> ReloadOutcome:
         """Read the configuration again; returns what came of it."""
@@ -148,14 +149,6 @@ class AdminService:
         if page > pages:
             rows, total = await self.audited.recorder.page(query, pages, PAGE_ROWS)
         return ListPage(tuple(rows), min(max(1, page), pages), pages, total, await self.audited.recorder.left_out())
-
-    def _set_paused(self, by: Actor, *, paused: bool) -> bool:
-        news = self._calls.paused is not paused
-        self._calls.paused = paused
-        if news:
-            self.audited.acted(AuditKind.PAUSE if paused else AuditKind.RESUME, by)
-            log.warning("! new sessions are %s, by %s", "refused" if paused else "taken again", by)
-        return news
 
 
 def page_of(rows: Sequence[ItemT], number: int, made: Callable[[ItemT], RowT]) -> ListPage[RowT]:

@@ -30,6 +30,7 @@ from mxrtc_bridge.core.audit.chain import NO_LINES, AuditEntry, AuditKind, Audit
 from mxrtc_bridge.core.audit.shares import AuditShares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.engine.outside import DaemonThreads, in_new_thread
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import TAIL_LINES, AuditFile
 
@@ -199,11 +200,7 @@ class AuditLog:
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(self._retry_s if self._failing else SHARES_EVERY_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._wake, self._retry_s if self._failing else SHARES_EVERY_S)
             self._wake.clear()
             self._note_shares()
             while self._decisions or self._backlog or self._failing or self._removing is not None:

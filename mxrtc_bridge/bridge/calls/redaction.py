@@ -19,6 +19,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError, first_error
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
@@ -111,13 +112,9 @@ class CallRedaction:
         """Take back what may go, until cancelled."""
         while True:
             failed = await self._take_back()
-            try:
-                async with asyncio.timeout(self._retry_s if failed else None):
-                    await self._due.wait()
-            except TimeoutError:
-                continue
-            self._due.clear()
-            await self._sleep(DELAY_S)
+            if await set_within(self._due, self._retry_s if failed else None):
+                self._due.clear()
+                await self._sleep(DELAY_S)
 
     async def _take_back(self) -> bool:
         """Redact all that may go; returns whether to try again soon.

@@ -26,6 +26,7 @@ from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
@@ -425,12 +426,8 @@ class Encryption:
     async def rooms_when_up(self, user: UserId) -> EncryptedRooms | None:
         """As :meth:`rooms_of`, once it was tried to bring up the device; None if it is not up then, or late."""
         end = self._ends.get(user)
-        if end is not None and not end.tried.is_set():
-            try:
-                async with asyncio.timeout(TRIED_S):
-                    await end.tried.wait()
-            except TimeoutError:
-                self._seldom.info(user, "the device of %s is not up within %g s", user, TRIED_S)
+        if end is not None and not await set_within(end.tried, TRIED_S):
+            self._seldom.info(user, "the device of %s is not up within %g s", user, TRIED_S)
         return end.rooms if end is not None and end.up else None
 
 

@@ -11,13 +11,13 @@ up.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, TokenOwner
 from mxrtc_bridge.matrix.api.transport import Repeat
 
@@ -172,7 +172,7 @@ class HomeserverReturn:
     async def pause(self, seconds: float) -> None:
         """Wait after a failure: until the homeserver is back, but no longer than ``seconds``."""
         self.doubt()
-        await _set_within(self._back, seconds)
+        await set_within(self._back, seconds)
 
     def doubt(self) -> None:
         """Have it pinged soon."""
@@ -182,7 +182,7 @@ class HomeserverReturn:
         """Wait until it is time to ping: sooner than ``seconds`` if somebody doubts that all is well."""
         least_s = min(seconds, self._least_s)
         await asyncio.sleep(least_s)
-        await _set_within(self._doubted, seconds - least_s)
+        await set_within(self._doubted, seconds - least_s)
         self._doubted.clear()
 
     def changed(self, problem: HomeserverError | None) -> None:
@@ -190,9 +190,3 @@ class HomeserverReturn:
         if problem is None:
             self._back.set()
             self._back.clear()  # who waits goes on, and who comes later waits
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.crypto.records import InboundRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, parse_room_id
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import is_key
@@ -145,17 +146,11 @@ class InboundSessions:
         wait.count += 1
         try:
             # The key may have come while the database was asked.
-            if await self._store.inbound(*name) is not None:
-                return True
-            async with asyncio.timeout(timeout_s):
-                await wait.came.wait()
-        except TimeoutError:
-            return False
+            return await self._store.inbound(*name) is not None or await set_within(wait.came, timeout_s)
         finally:
             wait.count -= 1
             if not wait.count:
                 self._waiting.pop(name, None)
-        return True
 
     async def decrypt(
         self, room: RoomId, event_id: EventId, sender: UserId, content: Mapping[str, Any]

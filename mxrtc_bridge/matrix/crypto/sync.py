@@ -14,6 +14,7 @@ from typing import Any
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice, Handler
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync_answer import messages_in
@@ -107,10 +108,7 @@ class DeviceSync:
             return 0
         if not self._by_wakeups:
             return self._poll_s
-        try:
-            async with asyncio.timeout(self._unasked_s * (0.75 + self._jitter() / 2)):
-                await self._woken.wait()
-        except TimeoutError:
+        if not await set_within(self._woken, self._unasked_s * (0.75 + self._jitter() / 2)):
             return 0
         self._woken.clear()
         return WAKE_POLL_S

@@ -18,6 +18,7 @@ from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import RoomId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.set_within import set_within
 
 log = logging.getLogger(__name__)
 
@@ -177,11 +178,7 @@ class Refresher:
                         tasks.create_task(self._settle(room, state))
                     else:
                         break
-                try:
-                    async with asyncio.timeout(None if next_due is None else next_due - now):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
+                await set_within(self._changed, None if next_due is None else next_due - now)
 
     async def _settle(self, room: RoomId, state: _Room) -> None:
         try:
