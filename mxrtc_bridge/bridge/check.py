@@ -28,7 +28,7 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.ping import UNKNOWN_TOKEN, ping
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.rooms.successions import MAX_SUCCESSORS
 from mxrtc_bridge.matrix.virtual_users import MAX_NAMED, NOT_OUR_NAMES, Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
@@ -93,7 +93,8 @@ async def check(config: Config) -> list[Finding]:
     runs = await _is_running(config)
     findings = [database, await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
     findings += [finding async for finding in _check_listeners(config, runs=runs)]
-    transport = Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
+    policy = RequestPolicy(RetryPolicy(total_s=PATIENCE_S))
+    transport = Transport(config.homeserver.address, config.appservice.as_token, policy)
     async with Homeserver(transport) as homeserver:
         findings += [finding async for finding in _check_homeserver(config, homeserver, runs=runs)]
         if seen is not None and all(finding.level is not Level.FAIL for finding in findings):

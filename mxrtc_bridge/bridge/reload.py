@@ -124,10 +124,6 @@ class Reload:
         """How many threads read the configuration; one of them may hang."""
         return self._reading
 
-    async def ask(self) -> str:
-        """Like :meth:`carry_out`, for people."""
-        return (await self.carry_out()).text
-
     async def carry_out(self) -> ReloadOutcome:
         """Read the configuration and put it in force; returns what came of it, within seconds."""
         self._asked += 1
@@ -174,7 +170,7 @@ class Reload:
             while True:
                 await asked.wait()
                 asked.clear()
-                tasks.create_task(self._ask_quietly(), name="reload")
+                tasks.create_task(self.carry_out(), name="reload")
 
     async def catch_up(self, asked: asyncio.Event) -> None:
         """Put in force what was asked for while the bridge started; waits no longer than :data:`READ_S`."""
@@ -183,9 +179,6 @@ class Reload:
             reading = self._begin_reading()
             if reading is not None:
                 await asyncio.wait([reading], timeout=self._read_s)
-
-    async def _ask_quietly(self) -> None:
-        await self.ask()
 
     # Reading
 

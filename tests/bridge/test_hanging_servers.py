@@ -37,14 +37,14 @@ class Hanging:
         self._truth = world.server.query_keys
         world.server.query_keys = self._query  # type: ignore[method-assign]
 
-    async def _query(self, device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+    async def _query(self, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
         for server in {server_of(user) for user in users} & self.names:
             self.under_way[server] += 1
             try:
                 await asyncio.Event().wait()
             finally:
                 self.under_way[server] -= 1
-        return await self._truth(device, users)
+        return await self._truth(users)
 
 
 async def settled() -> None:

@@ -22,7 +22,7 @@ from mxrtc_bridge.bridge.devices.policy import CHANGED, GONE, DevicePolicy
 from mxrtc_bridge.bridge.devices.wakeups import DeviceWakeups
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import DeviceId, UserId
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -66,7 +66,7 @@ class World:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        self.transport = Transport(url, "token", retry=RetryPolicy(0.0), max_answer_bytes=200_000)
+        self.transport = Transport(url, "token", RequestPolicy(RetryPolicy(0.0)), max_answer_bytes=200_000)
         self.server = KeyServer(self.transport, PEER, masquerade=True)
         self.forget()
         return self

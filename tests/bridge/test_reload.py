@@ -48,6 +48,9 @@ class Bench:
             quiet_s=0.0,
         )
 
+    async def ask(self) -> str:
+        return (await self.reload.carry_out()).text
+
     def _steps_of(self, config: Config) -> list[list[ReloadStep]]:
         name = name_of(config)
 
@@ -101,7 +104,7 @@ async def test_rights_are_in_force_while_the_rest_of_an_earlier_reload_hangs(ben
     for name in ("first", "second", "third"):
         bench.reads.append(lambda name=name: config_named(name))  # type: ignore[misc]
         begun = time.monotonic()
-        said = await bench.reload.ask()
+        said = await bench.ask()
         assert bench.in_force[-1] == name
         assert said.startswith("Rights are in force")
         assert "rooms, directories" in said
@@ -116,7 +119,7 @@ async def test_rights_are_in_force_before_the_first_slow_step_begins(bench: Benc
 
     bench.steps = [[("rooms", look)]]
     bench.reads.append(lambda: config_named("new"))
-    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grant."
+    assert await bench.ask() == "The configuration is in force: 2 peers, 1 grant."
     assert seen == [["new"]]
 
 
@@ -128,9 +131,9 @@ async def test_older_configuration_is_dropped_when_it_is_read_after_a_newer_one(
         return config_named("old")
 
     bench.reads += [slow, lambda: config_named("new")]
-    first = asyncio.create_task(bench.reload.ask())
+    first = asyncio.create_task(bench.ask())
     await until(lambda: len(bench.reads) == 1)
-    await bench.reload.ask()
+    await bench.ask()
     assert bench.in_force == ["new"]
     assert "could not be read within" in await first
     hang.set()
@@ -144,7 +147,7 @@ async def test_configuration_that_was_read_late_is_in_force_then(bench: Bench, h
         return config_named("late")
 
     bench.reads.append(slow)
-    assert "the old one stays in force until it is" in await bench.reload.ask()
+    assert "the old one stays in force until it is" in await bench.ask()
     hang.set()
     await until(lambda: bench.in_force == ["late"])
 
@@ -161,8 +164,8 @@ async def test_reads_beyond_the_limit_are_made_up_for_when_the_disk_answers(
     for left in reversed(range(1, limit + 1)):
         bench.asked.set()
         await until(lambda left=left: len(bench.reads) == left)  # type: ignore[misc]
-    assert "its disk does not answer" in await bench.reload.ask()
-    assert "its disk does not answer" in await bench.reload.ask()
+    assert "its disk does not answer" in await bench.ask()
+    assert "its disk does not answer" in await bench.ask()
     assert threading.active_count() <= others + limit
     hang.set()
     await until(lambda: bench.in_force[-1:] == ["new"])
@@ -176,9 +179,9 @@ async def test_broken_configuration_after_a_good_one_changes_nothing(bench: Benc
         raise KeyError("a defect")
 
     bench.reads += [lambda: config_named("good"), broken, defect]
-    await bench.reload.ask()
+    await bench.ask()
     for _ in range(2):
-        assert "the old one stays in force" in await bench.reload.ask()
+        assert "the old one stays in force" in await bench.ask()
     assert bench.in_force == ["good"]
 
 
@@ -188,7 +191,7 @@ async def test_failure_of_one_part_does_not_keep_the_others_from_being_done(benc
 
     bench.steps = [[("rooms", fail), ("devices", bench.note)], [("directories", bench.note)]]
     bench.reads.append(lambda: config_named("new"))
-    assert "not all of the rest: rooms;" in await bench.reload.ask()
+    assert "not all of the rest: rooms;" in await bench.ask()
     assert bench.done == ["new", "new"]
     assert bench.told == []
 
@@ -196,7 +199,7 @@ async def test_failure_of_one_part_does_not_keep_the_others_from_being_done(benc
 async def test_admins_are_told_what_failed_after_the_answer(bench: Bench) -> None:
     bench.steps = [[("rooms", forever), ("devices", bench.note)]]
     bench.reads.append(lambda: config_named("new"))
-    assert "Still under way: rooms, devices." in await bench.reload.ask()
+    assert "Still under way: rooms, devices." in await bench.ask()
     await until(lambda: bench.told)
     assert "not all of the rest: rooms;" in bench.told[0]
     assert bench.done == ["new"]
@@ -212,9 +215,9 @@ async def test_slow_part_begins_again_with_the_newest_configuration(bench: Bench
 
     bench.steps = [[("rooms", first_hangs), ("devices", bench.note)]]
     bench.reads += [lambda: config_named("first"), lambda: config_named("second")]
-    first = asyncio.create_task(bench.reload.ask())
+    first = asyncio.create_task(bench.ask())
     await until(lambda: begun)
-    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grant."
+    assert await bench.ask() == "The configuration is in force: 2 peers, 1 grant."
     await first
     assert (begun, bench.done) == (["first", "second"], ["second"])
 
@@ -225,7 +228,7 @@ async def test_rights_are_in_force_although_the_threads_of_the_loop_are_all_take
     taken = [asyncio.to_thread(hang.wait, 10) for _ in range(64)]
     waiting = asyncio.gather(*taken)
     bench.reads.append(lambda: config_named("new"))
-    await bench.reload.ask()
+    await bench.ask()
     assert bench.in_force == ["new"]
     hang.set()
     await waiting

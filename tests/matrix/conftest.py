@@ -18,7 +18,7 @@ from aiohttp import web
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from tests.catch_all import answering
 from tests.honesty import Honesty
 from tests.synapse import Synapse
@@ -68,7 +68,7 @@ class BridgeWorld:
 
     def bridge(self, retry: RetryPolicy | None = None) -> Homeserver:
         """The homeserver with the application service's token."""
-        return Homeserver(Transport(self.synapse.url, self.as_token, retry=retry))
+        return Homeserver(Transport(self.synapse.url, self.as_token, RequestPolicy(retry)))
 
 
 @dataclass

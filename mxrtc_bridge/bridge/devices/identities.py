@@ -76,7 +76,7 @@ class BridgeIdentities:
         for start in range(0, len(every), USERS_AT_A_TIME):
             some = every[start : start + USERS_AT_A_TIME]
             try:
-                found |= shown_identities(await self._server.query_keys(None, some), some)
+                found |= shown_identities(await self._server.query_keys(some), some)
             except HomeserverError as error:
                 if error.status not in (400, 403, 404, 405):
                     raise

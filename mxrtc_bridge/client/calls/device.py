@@ -281,7 +281,7 @@ async def own_device(
         await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock", waits=waits))
         key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
-        transport = Transport.patient(login.homeserver, login.access_token, patience or RequestPolicy())
+        transport = Transport(login.homeserver, login.access_token, patience or RequestPolicy())
         stack.push_async_callback(transport.close)
         # Nobody but the user of this program orders work here, beside those who write to the user.
         beside = FairWork("what a device waits for", server_of(login.user_id), lambda _user: True)
@@ -350,9 +350,9 @@ async def shows_device(login: Login, peer: UserId, patience: RequestPolicy) -> b
     Raises:
         HomeserverError: its homeserver does not say.
     """
-    transport = Transport.patient(login.homeserver, login.access_token, patience)
+    transport = Transport(login.homeserver, login.access_token, patience)
     try:
-        answer = await KeyServer(transport, login.user_id, masquerade=False).query_keys(None, [peer])
+        answer = await KeyServer(transport, login.user_id, masquerade=False).query_keys([peer])
     finally:
         await transport.close()
     keys = keys_in(answer, peer)

@@ -12,10 +12,10 @@ One file: a list of short methods, one for each request, that are looked up by n
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPMethod as Method
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import (
@@ -32,6 +32,8 @@ from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, Transport
+
+_IdT = TypeVar("_IdT")
 
 MAX_TURN_URIS = 16
 _JOIN_TIMEOUT_S = 40.0
@@ -195,10 +197,7 @@ class QuietHomeserver:
 
     async def joined_rooms(self, as_user: UserId | None = None) -> tuple[RoomId, ...]:
         """All rooms that the user is in."""
-        answer = await self._get("list the joined rooms", Path.v3.joined_rooms, as_user=as_user)
-        rooms = answer.get("joined_rooms")
-        if not isinstance(rooms, list):
-            raise HomeserverError("could not list the joined rooms: the answer holds no list")
+        rooms = await self._list("list the joined rooms", Path.v3.joined_rooms, "joined_rooms", as_user)
         return tuple(_parsed_room(room) for room in rooms)
 
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
@@ -211,19 +210,11 @@ class QuietHomeserver:
 
     async def invited_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         """The users who are invited to a room, of any form."""
-        answer = await self._transport.request(
-            f"list who is invited to {room}",
-            Method.GET,
-            _room(room).members,
-            query={"membership": "invite"},
-            as_user=as_user,
-        )
-        events = answer.get("chunk")
-        if not isinstance(events, list):
-            raise HomeserverError(f"could not list who is invited to {room}: the answer holds no list")
+        what, invited = f"list who is invited to {room}", {"membership": "invite"}
+        events = await self._list(what, _room(room).members, "chunk", as_user, invited)
         # Whatever else is in an event: one that names nobody would be somebody who is not seen.
         if not all(isinstance(event, dict) and isinstance(event.get("state_key"), str) for event in events):
-            raise HomeserverError(f"could not list who is invited to {room}: an event names nobody")
+            raise HomeserverError(f"could not {what}: an event names nobody")
         return frozenset(UserId(event["state_key"]) for event in events)
 
     async def membership(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> str | None:
@@ -250,10 +241,7 @@ class QuietHomeserver:
         self, room: RoomId, types: Collection[str], as_user: UserId | None = None
     ) -> list[tuple[str, str, dict[str, object]]]:
         """Type, state key and content of a room's state events of some types; what is malformed is left out."""
-        answer = await self._get(f"read the state of {room}", _room(room).state, as_user=as_user)
-        events = answer.get(ARRAY)
-        if not isinstance(events, list):
-            raise HomeserverError(f"could not read the state of {room}: the answer holds no list")
+        events = await self._list(f"read the state of {room}", _room(room).state, ARRAY, as_user)
         return [
             (event["type"], event["state_key"], event["content"])
             for event in events
@@ -388,6 +376,16 @@ class QuietHomeserver:
 
     # --- requests
 
+    async def _list(
+        self, what: str, path: ApiPath, key: str, as_user: UserId | None, query: Mapping[str, str] | None = None
+    ) -> list[Any]:
+        """The list that an answer holds under ``key``."""
+        answer = await self._transport.request(what, Method.GET, path, query=query, as_user=as_user)
+        found = answer.get(key)
+        if not isinstance(found, list):
+            raise HomeserverError(f"could not {what}: the answer holds no list")
+        return found
+
     async def _get(
         self, what: str, path: ApiPath, as_user: UserId | None = None, repeat: Repeat = Repeat.ALWAYS
     ) -> dict[str, object]:
@@ -432,11 +430,6 @@ class Homeserver(QuietHomeserver):
         answer = await self._put(f"send {event_type} to {room}", _room(room).send[event_type][txn_id], content, as_user)
         return _parsed_event(answer)
 
-    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId:
-        """Send plain text as ``m.notice`` (which bots do not answer), without calling anybody's attention."""
-        content = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
-        return await self.send_event(room, "m.room.message", content, txn_id, as_user)
-
 
 def _named_room(value: object) -> RoomId | None:
     """The room that somebody's event names; None where that cannot be one."""
@@ -469,25 +462,23 @@ def _is_missing(error: HomeserverError) -> bool:
     return error.status == 404 and error.errcode == "M_NOT_FOUND"
 
 
-def _parsed_room(value: object) -> RoomId:
+def _parsed(parse: Callable[[object], _IdT], what: str, value: object) -> _IdT:
     try:
-        return parse_room_id(value)
+        return parse(value)
     except EventError as error:
-        raise HomeserverError(f"the homeserver's answer holds a bad room id: {error}") from error
+        raise HomeserverError(f"the homeserver's answer holds a bad {what} id: {error}") from error
+
+
+def _parsed_room(value: object) -> RoomId:
+    return _parsed(parse_room_id, "room", value)
 
 
 def _parsed_event(answer: Mapping[str, object]) -> EventId:
-    try:
-        return parse_event_id(answer.get("event_id"))
-    except EventError as error:
-        raise HomeserverError(f"the homeserver's answer holds a bad event id: {error}") from error
+    return _parsed(parse_event_id, "event", answer.get("event_id"))
 
 
 def _user_id(answer: Mapping[str, object]) -> UserId:
-    try:
-        return parse_user_id(answer.get("user_id"))
-    except EventError as error:
-        raise HomeserverError(f"the homeserver's answer holds a bad user id: {error}") from error
+    return _parsed(parse_user_id, "user", answer.get("user_id"))
 
 
 def _credential(value: object) -> str:

@@ -34,7 +34,7 @@ class Account:
 
     def connect(self, patience: RequestPolicy | None = None) -> Homeserver:
         """Return the homeserver as this user; to be closed by the caller."""
-        return Homeserver(Transport.patient(self.base_url, self.access_token, patience or RequestPolicy()))
+        return Homeserver(Transport(self.base_url, self.access_token, patience or RequestPolicy()))
 
 
 async def discover(user: UserId, patience: RequestPolicy = _QUICK) -> str:
@@ -53,7 +53,7 @@ async def discover(user: UserId, patience: RequestPolicy = _QUICK) -> str:
         raise HomeserverError(
             f"{server} is no name of a host; give the address of the homeserver instead: --homeserver URL"
         ) from error
-    transport = Transport.patient(f"https://{server}", "", patience, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
+    transport = Transport(f"https://{server}", "", patience, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
     transport.follow_redirects()
     try:
         answer = await transport.request(
@@ -112,7 +112,7 @@ async def log_in(
         ConfigError: ``base_url`` is not an address.
         HomeserverError: wrong password, or the homeserver offers no password login; the message says which.
     """
-    async with Homeserver(Transport.patient(base_url, "", patience)) as homeserver:
+    async with Homeserver(Transport(base_url, "", patience)) as homeserver:
         await homeserver.versions()
         try:
             made = await homeserver.login_password(user, password, device_name)

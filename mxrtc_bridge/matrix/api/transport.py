@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPMethod as Method
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import (
@@ -269,10 +268,8 @@ class Transport:
         self,
         base_url: str,
         token: str = "",
+        policy: RequestPolicy = RequestPolicy(),
         *,
-        retry: RetryPolicy | None = None,
-        timeout_s: float = 20.0,
-        on_change: Callable[[HomeserverError | None], None] = _nothing,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -283,9 +280,7 @@ class Transport:
         Args:
             base_url: the client-server address of the homeserver, ``http://`` or ``https://``.
             token: access token of a user, or the appservice's; empty before a login.
-            retry: budget of each request that may be repeated.
-            timeout_s: seconds for one attempt.
-            on_change: as in :class:`RequestPolicy`.
+            policy: how long requests wait, and who learns why.
             max_answer_bytes: limit for one answer.
             clock: monotonic seconds.
             sleep: waits between attempts.
@@ -305,25 +300,11 @@ class Transport:
         )
         self._max_answer_bytes = max_answer_bytes
         self._max_redirects = 0
-        self._retry = retry or RetryPolicy()
-        self._timeout_s = timeout_s
-        self._on_change = on_change
+        self._policy = policy
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
         self._closed = False
-
-    @classmethod
-    def patient(cls, base_url: str, token: str, patience: RequestPolicy, **options: Any) -> Transport:
-        """Make a transport for somebody with ``patience``; see there for what it raises."""
-        return cls(
-            base_url,
-            token,
-            retry=patience.retry,
-            timeout_s=patience.timeout_s,
-            on_change=patience.on_change,
-            **options,
-        )
 
     async def close(self) -> None:
         """Close all connections; may be called twice."""
@@ -372,21 +353,21 @@ class Transport:
         told: _FailedError | None = None
         while True:
             try:
-                answer = await self._attempt(method, path, content, parameters, timeout_s or self._timeout_s)
+                answer = await self._attempt(method, path, content, parameters, timeout_s or self._policy.timeout_s)
             except _FailedError as error:
                 attempt += 1
                 pause = None
                 if repeat.allows(error):
                     spent = self._clock() - started
-                    pause = self._retry.pause(attempt, spent, error.retry_after_s, self._jitter())
+                    pause = self._policy.retry.pause(attempt, spent, error.retry_after_s, self._jitter())
                 # That it was silent in the end says less than why it could not be reached before.
                 told = told if told is not None and error.silent else error
                 if pause is None:
                     raise _explained(what, told) from told.__cause__
-                self._on_change(error)
+                self._policy.on_change(error)
             else:
                 if told is not None:
-                    self._on_change(None)
+                    self._policy.on_change(None)
                 return answer
             await self._sleep(pause)
 

@@ -78,7 +78,7 @@ async def ask_for_own_keys(server: KeyServer) -> dict[str, object]:
     Raises:
         HomeserverError: it does not say; then nothing may be taken for lost, and nothing be put in its place.
     """
-    answer = await server.query_keys(None, [server.user])
+    answer = await server.query_keys([server.user])
     if keys_in(answer, server.user) is None or not isinstance(answer.get("master_keys", {}), dict):
         raise HomeserverError(f"the homeserver does not say which keys {server.user} has")
     return answer

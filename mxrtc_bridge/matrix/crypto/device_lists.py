@@ -284,7 +284,7 @@ class DeviceLists:
         Raises:
             HomeserverError: it does not answer.
         """
-        return await self._server.query_keys(None, tuple(users))
+        return await self._server.query_keys(tuple(users))
 
     async def learn(
         self, users: Iterable[UserId], answer: Mapping[str, object], began_s: float

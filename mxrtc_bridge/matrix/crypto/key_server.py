@@ -38,13 +38,11 @@ class KeyServer:
         self._transport = transport
         self._polling = polling or transport
         self.user = user
-        self._masquerade = masquerade
+        self._as_user = user if masquerade else None
 
-    def _query(self, device: DeviceId | None, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        query = dict(more or {})
-        if self._masquerade and device is not None:
-            query["device_id"] = device
-        return query
+    def _of(self, device: DeviceId | None) -> dict[str, str]:
+        """Says of which device a request is, where the token does not."""
+        return {} if device is None or self._as_user is None else {"device_id": device}
 
     async def _request(
         self,
@@ -53,43 +51,30 @@ class KeyServer:
         path: ApiPath,
         content: Mapping[str, object] | None = None,
         *,
-        device: DeviceId | None,
-        repeat: Repeat = Repeat.ALWAYS,
+        device: DeviceId | None = None,
     ) -> dict[str, object]:
         return await self._transport.request(
-            what,
-            method,
-            path,
-            content=content,
-            query=self._query(device),
-            as_user=self.user if self._masquerade else None,
-            repeat=repeat,
+            what, method, path, content=content, query=self._of(device), as_user=self._as_user
         )
 
     # --- devices
 
     async def make_device(self, device: DeviceId, name: str) -> None:
         """Make a device without a login (MSC4190); harmless when it exists."""
-        await self._request(
-            f"make a device of {self.user}", Method.PUT, Path.v3.devices[device], {"display_name": name}, device=None
-        )
+        content = {"display_name": name}
+        await self._request(f"make a device of {self.user}", Method.PUT, Path.v3.devices[device], content)
 
     async def devices(self) -> tuple[DeviceId, ...]:
         """All devices of the own user."""
-        answer = await self._request(f"list the devices of {self.user}", Method.GET, Path.v3.devices, device=None)
+        answer = await self._request(f"list the devices of {self.user}", Method.GET, Path.v3.devices)
         found = answer.get("devices")
         ids = [each.get("device_id") for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         return tuple(DeviceId(each) for each in ids[:MAX_DEVICES_LISTED] if isinstance(each, str) and len(each) <= 255)
 
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
         """Delete devices of the own user."""
-        await self._request(
-            f"delete old devices of {self.user}",
-            Method.POST,
-            Path.v3.delete_devices,
-            {"devices": list(devices)},
-            device=None,
-        )
+        content = {"devices": list(devices)}
+        await self._request(f"delete old devices of {self.user}", Method.POST, Path.v3.delete_devices, content)
 
     # --- keys
 
@@ -102,13 +87,8 @@ class KeyServer:
 
     async def upload_identity(self, device: DeviceId, content: Mapping[str, object]) -> None:
         """Upload the three cross-signing keys."""
-        await self._request(
-            f"upload the identity of {self.user}",
-            Method.POST,
-            Path.v3.keys.device_signing.upload,
-            content,
-            device=device,
-        )
+        what, path = f"upload the identity of {self.user}", Path.v3.keys.device_signing.upload
+        await self._request(what, Method.POST, path, content, device=device)
 
     async def upload_signatures(self, device: DeviceId, content: Mapping[str, object]) -> Mapping[str, object]:
         """Upload signatures; returns those that were refused."""
@@ -117,34 +97,21 @@ class KeyServer:
         )
         return _object(answer.get("failures"))
 
-    async def query_keys(self, device: DeviceId | None, users: Sequence[UserId]) -> dict[str, object]:
+    async def query_keys(self, users: Sequence[UserId]) -> dict[str, object]:
         """Ask for the keys of all devices of some users; the answer is not judged."""
-        return await self._request(
-            "ask for the keys of devices",
-            Method.POST,
-            Path.v3.keys.query,
-            {"device_keys": {user: [] for user in users}, "timeout": QUERY_TIMEOUT_MS},
-            device=device,
-        )
+        content = {"device_keys": {user: [] for user in users}, "timeout": QUERY_TIMEOUT_MS}
+        return await self._request("ask for the keys of devices", Method.POST, Path.v3.keys.query, content)
 
     async def claim_keys(
         self, device: DeviceId, wanted: Mapping[UserId, Sequence[DeviceId]]
     ) -> Mapping[str, Mapping[str, object]]:
-        """Claim one key of each device; by user and device what the homeserver gave."""
-        answer = await self._request(
-            "claim keys of devices",
-            Method.POST,
-            Path.v3.keys.claim,
-            {
-                "one_time_keys": {
-                    user: dict.fromkeys(devices, "signed_curve25519") for user, devices in wanted.items()
-                },
-                "timeout": QUERY_TIMEOUT_MS,
-            },
-            device=device,
-            # A repeated claim takes a second key, which is no harm but a waste.
-            repeat=Repeat.ALWAYS,
-        )
+        """Claim one key of each device; by user and device what the homeserver gave.
+
+        A claim that is repeated, as its answer was lost, takes a second key, which is no harm but a waste.
+        """
+        keys = {user: dict.fromkeys(devices, "signed_curve25519") for user, devices in wanted.items()}
+        content = {"one_time_keys": keys, "timeout": QUERY_TIMEOUT_MS}
+        answer = await self._request("claim keys of devices", Method.POST, Path.v3.keys.claim, content, device=device)
         return {user: _object(devices) for user, devices in _object(answer.get("one_time_keys")).items()}
 
     # --- messages
@@ -157,13 +124,8 @@ class KeyServer:
         txn_id: str,
     ) -> None:
         """Send a message to each of some devices."""
-        await self._request(
-            f"send {event_type} to devices",
-            Method.PUT,
-            Path.v3.sendToDevice[event_type][txn_id],
-            {"messages": messages},
-            device=device,
-        )
+        what, path = f"send {event_type} to devices", Path.v3.sendToDevice[event_type][txn_id]
+        await self._request(what, Method.PUT, path, {"messages": messages}, device=device)
 
     async def sync(self, device: DeviceId, *, since: str | None, wait_s: float, timeout_s: float) -> dict[str, Any]:
         """One ``/sync`` that brings nothing of rooms; not repeated on failure, its caller has a loop."""
@@ -174,8 +136,8 @@ class KeyServer:
             "receive messages for a device",
             Method.GET,
             Path.v3.sync,
-            query=self._query(device, query),
-            as_user=self.user if self._masquerade else None,
+            query={**query, **self._of(device)},
+            as_user=self._as_user,
             timeout_s=timeout_s,
             repeat=Repeat.NEVER,
         )

@@ -19,7 +19,7 @@ class Server:
     def __init__(self, error: HomeserverError) -> None:
         self._error = error
 
-    async def query_keys(self, _device: None, _users: Iterable[UserId]) -> Mapping[str, object]:
+    async def query_keys(self, _users: Iterable[UserId]) -> Mapping[str, object]:
         raise self._error
 
 

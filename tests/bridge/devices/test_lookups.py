@@ -112,9 +112,9 @@ async def test_a_policy_that_asks_for_more_while_it_is_asked_counts(world: World
     """Who is asked takes seconds; what an admin has put in force meanwhile is the policy."""
     ask = world.server.query_keys
 
-    async def changed(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+    async def changed(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
         world.config.least = Trust.VERIFIED
-        return await ask(device, users)
+        return await ask(users)
 
     world.config.least = Trust.CROSS_SIGNED
     world.server.query_keys = changed  # type: ignore[method-assign]
@@ -260,8 +260,8 @@ async def test_an_identity_that_is_replaced_while_it_is_asked_for_is_not_missed(
 async def test_a_user_whose_devices_change_all_the_time_is_refused(world: World, phone: DeviceIdentity) -> None:
     truth = world.server.query_keys
 
-    async def restless(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
-        answer = await truth(device, users)
+    async def restless(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+        answer = await truth(users)
         await world.lists[BUILD].mark_outdated([ALICE])
         return answer
 
@@ -317,7 +317,7 @@ async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_i
 ) -> None:
     truth, hanging = world.server.query_keys, 0
 
-    async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+    async def query(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
         nonlocal hanging
         if any(user.endswith(".test") for user in users):
             hanging += 1
@@ -325,7 +325,7 @@ async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_i
                 await asyncio.Event().wait()
             finally:
                 hanging -= 1
-        return await truth(device, users)
+        return await truth(users)
 
     world.server.query_keys = query  # type: ignore[method-assign]
     strangers = [DeviceIdentity(UserId(f"@u{n}:s{n}.test"), phone.device, "e", "c") for n in range(20)]
@@ -345,10 +345,10 @@ async def test_a_server_that_was_not_asked_because_others_hang_does_not_count_as
 ) -> None:
     truth = world.server.query_keys
 
-    async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+    async def query(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
         if FAR not in users:
             await asyncio.Event().wait()
-        return await truth(device, users)
+        return await truth(users)
 
     world.server.query_keys = query  # type: ignore[method-assign]
     far = world.server.log_in(FAR, "PHONE")
@@ -409,10 +409,10 @@ async def test_no_answer_is_heard_by_nobody_and_logged_once(
 async def test_a_server_that_hangs_keeps_nobody_else_from_being_heard(world: World, phone: DeviceIdentity) -> None:
     truth = world.server.query_keys
 
-    async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+    async def query(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
         if FAR in users:
             await asyncio.Event().wait()
-        return await truth(device, users)
+        return await truth(users)
 
     world.server.query_keys = query  # type: ignore[method-assign]
     assert await world.look_all((BUILD, FAR), (BUILD, ALICE)) == {(BUILD, ALICE): ["PHONE"]}
@@ -425,10 +425,10 @@ async def test_servers_that_hang_in_turns_do_not_keep_another_one_from_being_ask
     evil = [UserId(f"@m{n}:evil{n}.test") for n in range(6)]
     hanging: set[UserId] = set()
 
-    async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+    async def query(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
         if hanging.intersection(users):
             await asyncio.Event().wait()
-        return await truth(device, users)
+        return await truth(users)
 
     world.server.query_keys = query  # type: ignore[method-assign]
     world.server.log_in(FAR, "PHONE")
@@ -453,7 +453,7 @@ async def test_a_user_whom_one_of_ours_may_not_see_is_asked_for_by_the_one_that_
     )
 
     async def blind(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
-        return {**await truth(None, ()), "device_keys": {}}
+        return {**await truth(()), "device_keys": {}}
 
     hidden.ask = blind  # type: ignore[method-assign,assignment]
     world.lists[BUILD] = hidden

@@ -16,7 +16,7 @@ from mxrtc_bridge.bridge.devices.room_messages import RoomMessages, explain
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, Undecryptable
 from tests.bridge.devices.test_devices import USER, KeyServerDouble, ignore, made, server, start
@@ -56,7 +56,7 @@ async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_p
     server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        encryption_module, "Transport", lambda url, token: Transport(url, token, retry=RetryPolicy(total_s=0))
+        encryption_module, "Transport", lambda url, token: Transport(url, token, RequestPolicy(RetryPolicy(total_s=0)))
     )
     server.away_for_devices = True
     rooms = Rooms()

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.matrix.api import login, ping
 from mxrtc_bridge.matrix.api.homeserver import Homeserver, RoomFacts, TokenOwner, rooms_with
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from tests import virtual_time
 from tests.honesty import NO_ANSWERS, Honesty
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson, ScriptedServer
@@ -100,15 +100,12 @@ async def test_room_is_made_joined_read_and_left(
 
 
 @real
-async def test_notice_is_plain_and_calls_nobody_and_an_event_can_be_redacted(
-    bridge_world: BridgeWorld, make_person: MakePerson
-) -> None:
+async def test_event_is_sent_as_it_is_and_can_be_redacted(bridge_world: BridgeWorld, make_person: MakePerson) -> None:
     alice = await make_person()
     room = await alice.homeserver.create_direct_room(bridge_world.peer())
-    event = await alice.homeserver.send_notice(room, "for <b>@room</b>", "txn")
-    assert [item["content"] for item in await alice.timeline(room, "m.room.message")] == [
-        {"msgtype": "m.notice", "body": "for <b>@room</b>", "m.mentions": {}}
-    ]
+    content = {"msgtype": "m.notice", "body": "for <b>@room</b>", "m.mentions": {}}
+    event = await alice.homeserver.send_event(room, "m.room.message", content, "txn")
+    assert [item["content"] for item in await alice.timeline(room, "m.room.message")] == [content]
     await alice.homeserver.redact(room, event, "txn-2")
     assert [item["content"] for item in await alice.timeline(room, "m.room.message")] == [{}]
 
@@ -157,7 +154,7 @@ async def test_direct_chats_are_kept(make_person: MakePerson) -> None:
 
 
 def plain(server: ScriptedServer) -> Homeserver:
-    return Homeserver(Transport(server.url, "token", retry=RetryPolicy(total_s=0)))
+    return Homeserver(Transport(server.url, "token", RequestPolicy(RetryPolicy(total_s=0))))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +182,7 @@ async def test_turn_answer_is_parsed_and_bounded(
 @pytest.mark.parametrize("lie", NO_ANSWERS)
 async def test_no_answer_is_an_error_and_no_empty_room_or_list(scripted: ScriptedServer, lie: Honesty) -> None:
     scripted.honesty = lie
-    async with Homeserver(Transport(scripted.url, "token", retry=RetryPolicy(total_s=0))) as homeserver:
+    async with Homeserver(Transport(scripted.url, "token", RequestPolicy(RetryPolicy(total_s=0)))) as homeserver:
         for question in (
             homeserver.joined_members(ROOM),
             homeserver.invited_members(ROOM),

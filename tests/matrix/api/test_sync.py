@@ -258,7 +258,7 @@ async def test_real_stream_gives_only_the_wanted_events_of_the_wanted_room(make_
     stream = SyncStream(alice.homeserver, types=TYPES, rooms=[room])
     await stream.start()
     await alice.homeserver.send_event(other, "m.call.invite", {"n": "other room"}, "t0")
-    await bob.homeserver.send_notice(room, "not wanted", "t1")
+    await bob.homeserver.send_event(room, "m.room.message", {"msgtype": "m.text", "body": "not wanted"}, "t1")
     for number in range(40):
         await bob.homeserver.send_event(room, "m.call.invite", {"n": number}, f"c{number}")
         if number == 15:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from http import HTTPMethod as Method
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
-from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import ARRAY, MAX_ANSWER_BYTES, Repeat, RequestPolicy, RetryPolicy, Transport
 from tests.fakes import VirtualTime
 from tests.matrix.conftest import ScriptedServer
 
@@ -26,9 +27,18 @@ def limited(retry_after_ms: object = None, header: str | None = None) -> web.Res
     return web.json_response(body, status=429, headers={"Retry-After": header} if header else {})
 
 
-def make(server: ScriptedServer | str, time: VirtualTime, **options: object) -> Transport:
-    url = server if isinstance(server, str) else server.url
-    return Transport(url, "secret-token", clock=time.clock, sleep=time.sleep, jitter=lambda: 0.5, **options)
+def make(
+    server: ScriptedServer | str, time: VirtualTime, *, max_answer_bytes: int = MAX_ANSWER_BYTES, **policy: Any
+) -> Transport:
+    return Transport(
+        server if isinstance(server, str) else server.url,
+        "secret-token",
+        RequestPolicy(**policy),
+        max_answer_bytes=max_answer_bytes,
+        clock=time.clock,
+        sleep=time.sleep,
+        jitter=lambda: 0.5,
+    )
 
 
 async def ask(transport: Transport, **options: object) -> dict[str, object]:

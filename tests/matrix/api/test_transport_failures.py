@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.login import discover
-from mxrtc_bridge.matrix.api.transport import Repeat, RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import Repeat, RequestPolicy, RetryPolicy, Transport
 from tests.certificates import make_certificate
 from tests.long import examples
 
@@ -66,7 +66,9 @@ async def ask(url: str, redirects: bool = False) -> dict[str, object]:
     async def sleep(seconds: float) -> None:
         TRIES.append(seconds)
 
-    transport = Transport(url, retry=RetryPolicy(total_s=3), timeout_s=5, clock=lambda: sum(TRIES), sleep=sleep)
+    transport = Transport(
+        url, policy=RequestPolicy(RetryPolicy(total_s=3), timeout_s=5), clock=lambda: sum(TRIES), sleep=sleep
+    )
     if redirects:
         transport.follow_redirects()
     try:

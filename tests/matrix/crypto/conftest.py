@@ -14,7 +14,7 @@ import pytest_asyncio
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import EncryptedRooms
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -82,7 +82,7 @@ async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
         retry, device = RetryPolicy(total_s=5), None
         if peer:
             user = user or bridge_world.peer()
-            transport = Transport(url, bridge_world.as_token, retry=retry)
+            transport = Transport(url, bridge_world.as_token, RequestPolicy(retry))
             await Homeserver(transport).register_user(user)
             options.setdefault("identity", IdentityKeys.derived(KEY, user))
         else:
@@ -90,7 +90,7 @@ async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
             await bridge_world.synapse.register_user(name, password)
             login = await bridge_world.synapse.login(name, password)
             user, device = UserId(login.user_id), DeviceId(login.device_id)
-            transport = Transport(url, login.access_token, retry=retry)
+            transport = Transport(url, login.access_token, RequestPolicy(retry))
         transports.append(transport)
         server = KeyServer(transport, user, masquerade=peer)
         kept = store or MemoryStore()

@@ -34,8 +34,8 @@ class Server(KeyHomeserver):
         self.hanging: set[str] = set()
         self.claims = 0
 
-    async def query_keys(self, device: object, users: Sequence[UserId]) -> Mapping[str, object]:
-        answer = await super().query_keys(device, users)
+    async def query_keys(self, users: Sequence[UserId]) -> Mapping[str, object]:
+        answer = await super().query_keys(users)
         if any(server_of(user) in self.hanging for user in users):
             await asyncio.get_running_loop().create_future()
         return answer

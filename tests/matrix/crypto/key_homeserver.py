@@ -106,7 +106,7 @@ class KeyHomeserver:
                 answer["device_keys"][user] = copy.deepcopy(dict(self.listed.get(user, {})))
         return answer
 
-    async def query_keys(self, _device: object, users: Sequence[UserId]) -> Mapping[str, object]:
+    async def query_keys(self, users: Sequence[UserId]) -> Mapping[str, object]:
         self.asked.append(tuple(users))
         answer = self._old or self.truth(users)
         if self.gate is not None:

@@ -102,8 +102,8 @@ async def test_a_list_that_always_changes_while_it_is_asked_for_is_answered_all_
     world.server.log_in(ALICE, "PHONE")
     truth = world.server.query_keys
 
-    async def restless(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
-        answer = await truth(device, users)
+    async def restless(users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+        answer = await truth(users)
         await world.lists.mark_outdated([ALICE])
         return answer
 

@@ -172,8 +172,8 @@ def test_broken_messages_of_one_user_have_no_server_asked_for_each_of_them(
         if not listed:
             asks = server.query_keys
 
-            async def too_long(device: object, users: Sequence[UserId]) -> Mapping[str, object]:
-                await asks(device, users)
+            async def too_long(users: Sequence[UserId]) -> Mapping[str, object]:
+                await asks(users)
                 raise AnswerTooLongError("the answer of the homeserver is too long", 200)
 
             monkeypatch.setattr(server, "query_keys", too_long)

@@ -21,7 +21,7 @@ class Slow(Server):
 
     failing = 0
 
-    async def query_keys(self, device: object, users: Sequence[UserId]) -> Mapping[str, object]:
+    async def query_keys(self, users: Sequence[UserId]) -> Mapping[str, object]:
         hangs = any(server_of(user) in self.hanging for user in users)
         self.asked.append(tuple(users))
         await asyncio.sleep(8 if hangs else 0.05)

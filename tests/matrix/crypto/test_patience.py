@@ -43,7 +43,7 @@ class SlowServer(ClaimServer):
         if any(server_of(user) in self.hanging for user in users):
             await self.released.wait()
 
-    async def query_keys(self, _device: object, users: Sequence[UserId]) -> Mapping[str, object]:
+    async def query_keys(self, users: Sequence[UserId]) -> Mapping[str, object]:
         self.asked.append(tuple(users))
         await self._hang(users)
         return self.truth(users)

@@ -65,8 +65,8 @@ class View:
         self.refuses: HomeserverError | None = None
         """What it says to keys that are uploaded."""
 
-    async def query_keys(self, device: object, users: Sequence[UserId]) -> Mapping[str, object]:
-        return await self.shelf.query_keys(device, users)
+    async def query_keys(self, users: Sequence[UserId]) -> Mapping[str, object]:
+        return await self.shelf.query_keys(users)
 
     async def make_device(self, device: DeviceId, _name: str) -> None:
         self.shelf.listed.setdefault(self.user, {})[device] = {}
