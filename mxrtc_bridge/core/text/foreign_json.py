@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 MAX_INTEGER_CHARS = 20
 """Enough for every 64-bit integer; Python refuses to convert more than 4300 digits, which would spoil the whole."""
@@ -48,6 +50,27 @@ def read_foreign_json(body: bytes, max_depth: int) -> object:
     except RecursionError as error:
         raise TooDeepError("it is nested too deeply") from error
     return value
+
+
+def inside(value: object, *keys: str) -> Any:
+    """What stands under ``keys``, each in the object under the one before; None where there is no such thing."""
+    for key in keys:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def object_inside(value: object, *keys: str) -> Mapping[str, Any]:
+    """As :func:`inside`, where only an object is of use; an empty one where there is none."""
+    found = inside(value, *keys)
+    return found if isinstance(found, Mapping) else {}
+
+
+def list_inside(value: object, *keys: str) -> list[Any]:
+    """As :func:`inside`, where only a list is of use; an empty one where there is none."""
+    found = inside(value, *keys)
+    return found if isinstance(found, list) else []
 
 
 def _cut(body: bytes, limit: int) -> bytes:

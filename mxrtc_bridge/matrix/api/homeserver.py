@@ -27,6 +27,7 @@ from mxrtc_bridge.core.ids import (
     parse_room_id,
     parse_user_id,
 )
+from mxrtc_bridge.core.text.foreign_json import inside, list_inside
 from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.path import ApiPath, Path
@@ -273,13 +274,13 @@ class QuietHomeserver:
         types = ("m.room.encryption", "m.room.join_rules", "m.room.create", *(("m.room.tombstone",) * succession))
         await each(types, read, len(types))
         rule, create = found["m.room.join_rules"].get("join_rule", "invite"), found["m.room.create"]
-        kind, predecessor = create.get("type"), create.get("predecessor")
+        kind = create.get("type")
         return RoomFacts(
             encrypted=is_encrypted,
             join_rule=rule if isinstance(rule, str) else "unknown",
             room_type=None if kind is None else str(kind),
-            replaced_by=_named_room(found.get("m.room.tombstone", {}).get("replacement_room")),
-            predecessor=_named_room(predecessor.get("room_id")) if isinstance(predecessor, dict) else None,
+            replaced_by=_named_room(inside(found, "m.room.tombstone", "replacement_room")),
+            predecessor=_named_room(inside(create, "predecessor", "room_id")),
         )
 
     async def replaced_by(self, room: RoomId, as_user: UserId | None = None) -> RoomId | None:
@@ -441,9 +442,8 @@ def _named_room(value: object) -> RoomId | None:
 
 def rooms_with(direct: Mapping[str, object], user: UserId, limit: int) -> Sequence[RoomId]:
     """Rooms that ``m.direct`` lists for ``user``, newest first, at most ``limit``; what is not a room id is skipped."""
-    listed = direct.get(user)
     rooms: list[RoomId] = []
-    for value in reversed(listed) if isinstance(listed, list) else ():
+    for value in reversed(list_inside(direct, user)):
         try:
             rooms.append(parse_room_id(value))
         except EventError:

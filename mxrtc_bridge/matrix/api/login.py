@@ -11,6 +11,7 @@ from http import HTTPMethod as Method
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.text.foreign_json import inside
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport, check_address
 
@@ -77,8 +78,7 @@ def _host(server: str) -> str:
 
 
 def _named_address(answer: dict[str, object], server: str) -> str:
-    entry = answer.get("m.homeserver")
-    address = entry.get("base_url") if isinstance(entry, dict) else None
+    address = inside(answer, "m.homeserver", "base_url")
     if not isinstance(address, str) or len(address) > 512 or not _is_usable(address):
         raise HomeserverError(
             f"https://{server}/.well-known/matrix/client names no https:// address under m.homeserver.base_url; "

@@ -18,6 +18,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id, parse_room_id, parse_user_id
+from mxrtc_bridge.core.text.foreign_json import list_inside
 
 MAX_TYPE_CHARS = 255
 """Limit for ``type`` and ``state_key`` (client-server API, "Size limits")."""
@@ -136,12 +137,9 @@ def _parse_timestamp(value: object) -> int:
 
 def _parse_invite_state(unsigned: object) -> tuple[Mapping[str, Any], ...]:
     """Keep the well-formed stripped events; what is odd there is left out, as if it had not been sent."""
-    state = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
-    if not isinstance(state, list):
-        return ()
     return tuple(
         {"type": item["type"], "state_key": item["state_key"], "content": item["content"]}
-        for item in state[:MAX_INVITE_STATE]
+        for item in list_inside(unsigned, "invite_room_state")[:MAX_INVITE_STATE]
         if isinstance(item, dict)
         and _is_short_text(item.get("type"))
         and _is_short_text(item.get("state_key"))

@@ -24,6 +24,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, parse_room_id
+from mxrtc_bridge.core.text.foreign_json import list_inside, object_inside
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
 
@@ -123,7 +124,7 @@ class SyncStream:
         if self._since is None:
             # A room that nobody is in: nothing but the token is wanted, and no cache has seen the question.
             nowhere = RoomId(f"!{secrets.token_hex(16)}:nowhere.invalid")
-            self._since = _next_batch(await self._request(wait_s=0, rooms=[nowhere]))
+            self._since = next_batch(await self._request(wait_s=0, rooms=[nowhere]))
 
     async def events(self) -> AsyncIterator[RoomEvent]:
         """Give events, in the order of each room, until cancelled or closed.
@@ -135,7 +136,7 @@ class SyncStream:
         while True:
             try:
                 answer = await self._request(wait_s=0 if self._failures else LONG_POLL_S)
-                next_batch = _next_batch(answer)
+                token = next_batch(answer)
             except HomeserverError as error:
                 if not error.retryable:
                     raise
@@ -146,7 +147,7 @@ class SyncStream:
                 # One by one: what a consumer that stops has not taken is given again, and only that.
                 if event.type in self._types and self._is_new(event.event_id):
                     yield event
-            self._since = next_batch
+            self._since = token
 
     async def _request(self, wait_s: float, *, rooms: Iterable[RoomId] | None = None) -> dict[str, object]:
         return await self._homeserver.sync(
@@ -180,33 +181,33 @@ class SyncStream:
 
 def events_of(answer: Mapping[str, object]) -> list[RoomEvent]:
     """The room events of a sync answer: per room the state before its timeline. What is malformed is left out."""
-    rooms = _object(answer.get("rooms"))
     events: list[RoomEvent] = []
     for section in ("join", "leave"):
-        for room, content in _object(rooms.get(section)).items():
+        for room, content in object_inside(answer, "rooms", section).items():
             try:
                 room_id = parse_room_id(room)
             except EventError as error:
                 log.debug("a room of the sync answer is skipped: %s", error)
                 continue
             for part in ("state", "timeline"):
-                _read(_object(_object(content).get(part)).get("events"), room_id, events)
+                _read(list_inside(content, part, "events"), room_id, events)
     return events
 
 
-def _read(raw: object, room: RoomId, events: list[RoomEvent]) -> None:
-    for item in raw if isinstance(raw, list) else ():
+def _read(items: list[object], room: RoomId, events: list[RoomEvent]) -> None:
+    for item in items:
         try:
             events.append(parse_room_event(item, room_id=room))
         except EventError as error:
             log.debug("an event of the sync answer is skipped: %s", error)
 
 
-def _object(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}
+def next_batch(answer: Mapping[str, object]) -> str:
+    """The token of an answer, by which the next one is asked for.
 
-
-def _next_batch(answer: Mapping[str, object]) -> str:
+    Raises:
+        HomeserverError: it holds none.
+    """
     token = answer.get("next_batch")
     if not isinstance(token, str) or not 0 < len(token) <= 4096:
         raise HomeserverError("the answer to /sync holds no next_batch")

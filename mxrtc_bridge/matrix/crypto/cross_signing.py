@@ -14,6 +14,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.text.foreign_json import inside, object_inside
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, SigningKey
@@ -64,10 +65,9 @@ def shown_identities(answer: Mapping[str, object], users: Iterable[UserId]) -> d
     """
     found = {}
     for user in users:
-        master = _of(answer, "master_keys", user)
+        master = inside(answer, "master_keys", user)
         if master is not None:
-            keys = master.get("keys") if isinstance(master, dict) else None
-            key = next(iter(keys.values()), "") if isinstance(keys, dict) else ""
+            key = next(iter(object_inside(master, "keys").values()), "")
             found[user] = ShownIdentity(key if isinstance(key, str) else "", _is_a_bridges(answer, user))
     return found
 
@@ -86,11 +86,9 @@ async def ask_for_own_keys(server: KeyServer) -> dict[str, object]:
 
 def _is_a_bridges(answer: Mapping[str, object], user: UserId) -> bool:
     """Whether all devices of a user have the name that bridges give theirs."""
-    listed = _of(answer, "device_keys", user)
-    devices = list(listed.values()) if isinstance(listed, dict) else []
-    unsigned = [device.get("unsigned") if isinstance(device, dict) else None for device in devices]
-    names = {more.get("device_display_name") if isinstance(more, dict) else None for more in unsigned}
-    return names == {DEVICE_NAME}
+    devices = object_inside(answer, "device_keys", user).values()
+    names = [inside(device, "unsigned", "device_display_name") for device in devices]
+    return bool(names) and all(name == DEVICE_NAME for name in names)
 
 
 def refuse_other(answer: Mapping[str, object], user: UserId, keys: IdentityKeys) -> None:
@@ -127,7 +125,7 @@ async def publish_identity(
         OtherIdentityError: another identity is shown, and ours may not take its place; nothing was changed.
     """
     user = server.user
-    shown = parse_cross_signing(_of(answer, "master_keys", user), _of(answer, "self_signing_keys", user), user)
+    shown = parse_cross_signing(inside(answer, "master_keys", user), inside(answer, "self_signing_keys", user), user)
     ours = (keys.master.public, keys.self_signing.public)
     if shown is None or (shown.master, shown.self_signing) != ours:
         refuse_other(answer, user, keys)
@@ -142,8 +140,7 @@ async def publish_identity(
                 "it has had this identity before, it never takes it back: move the encryption key away, so that a new "
                 "one is made, and start once with --new-identity"
             ) from error
-    listed = _of(answer, "device_keys", user)
-    mine = listed.get(device) if isinstance(listed, dict) else None
+    mine = inside(answer, "device_keys", user, device)
     name = keys.self_signing.public
     if isinstance(mine, dict) and is_signed(mine, user, name, name):
         return
@@ -154,8 +151,3 @@ async def publish_identity(
     if failures:
         raise HomeserverError(f"the homeserver refused the signatures of {user}", 200)
     log.info("%s has a device that its identity has signed", user)
-
-
-def _of(answer: Mapping[str, object], section: str, user: UserId) -> object:
-    found = answer.get(section)
-    return found.get(user) if isinstance(found, dict) else None

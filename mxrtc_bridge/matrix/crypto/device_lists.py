@@ -25,6 +25,7 @@ from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.text.foreign_json import list_inside
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.key_answers import UserKeys, keys_in
@@ -135,8 +136,7 @@ class DeviceLists:
         """Take ``device_lists`` of a sync answer; returns the users whose devices have changed, or are not told of."""
         users: dict[UserId, None] = {}
         for name in ("changed", "left"):
-            named = section.get(name) if isinstance(section, dict) else None
-            for user in (named if isinstance(named, list) else ())[:MAX_CHANGED]:
+            for user in list_inside(section, name)[:MAX_CHANGED]:
                 try:
                     users[parse_user_id(user)] = None
                 except EventError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.text.foreign_json import inside, object_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def keys_in(answer: Mapping[str, object], user: UserId) -> UserKeys | None:
     devices = listed.get(user, {})
     if not isinstance(devices, dict) or (not devices and server_of(user) in map(str.lower, failures)):
         return None
-    return UserKeys(devices, _of(answer, "master_keys", user), _of(answer, "self_signing_keys", user))
+    return UserKeys(devices, inside(answer, "master_keys", user), inside(answer, "self_signing_keys", user))
 
 
 def is_named_in(answer: Mapping[str, object], user: UserId) -> bool:
@@ -58,10 +59,4 @@ def is_named_in(answer: Mapping[str, object], user: UserId) -> bool:
 
     A homeserver may answer only about users who share a room with whoever asks, and leave out all others.
     """
-    listed = answer.get("device_keys")
-    return isinstance(listed, dict) and user in listed
-
-
-def _of(answer: Mapping[str, object], section: str, user: UserId) -> object:
-    found = answer.get(section)
-    return found.get(user) if isinstance(found, dict) else None
+    return user in object_inside(answer, "device_keys")

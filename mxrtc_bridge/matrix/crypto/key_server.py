@@ -13,6 +13,7 @@ from http import HTTPMethod as Method
 from typing import Any
 
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.text.foreign_json import inside, list_inside, object_inside
 from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.transport import Repeat, Transport
 
@@ -67,8 +68,7 @@ class KeyServer:
     async def devices(self) -> tuple[DeviceId, ...]:
         """All devices of the own user."""
         answer = await self._request(f"list the devices of {self.user}", Method.GET, Path.v3.devices)
-        found = answer.get("devices")
-        ids = [each.get("device_id") for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        ids = [inside(each, "device_id") for each in list_inside(answer, "devices")]
         return tuple(DeviceId(each) for each in ids[:MAX_DEVICES_LISTED] if isinstance(each, str) and len(each) <= 255)
 
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
@@ -95,7 +95,7 @@ class KeyServer:
         answer = await self._request(
             f"upload signatures of {self.user}", Method.POST, Path.v3.keys.signatures.upload, content, device=device
         )
-        return _object(answer.get("failures"))
+        return object_inside(answer, "failures")
 
     async def query_keys(self, users: Sequence[UserId]) -> dict[str, object]:
         """Ask for the keys of all devices of some users; the answer is not judged."""
@@ -112,7 +112,7 @@ class KeyServer:
         keys = {user: dict.fromkeys(devices, "signed_curve25519") for user, devices in wanted.items()}
         content = {"one_time_keys": keys, "timeout": QUERY_TIMEOUT_MS}
         answer = await self._request("claim keys of devices", Method.POST, Path.v3.keys.claim, content, device=device)
-        return {user: _object(devices) for user, devices in _object(answer.get("one_time_keys")).items()}
+        return {user: object_inside(answer, "one_time_keys", user) for user in object_inside(answer, "one_time_keys")}
 
     # --- messages
 
@@ -166,7 +166,3 @@ def one_time_keys_in(counts: object) -> int | None:
         return None
     count = counts.get("signed_curve25519", 0)
     return count if type(count) is int and count >= 0 else 0
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -14,7 +14,7 @@ from typing import Any
 from mxrtc_bridge.core.crypto.records import Changes, OlmRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, UserId
-from mxrtc_bridge.core.text.foreign_json import read_foreign_json
+from mxrtc_bridge.core.text.foreign_json import inside, read_foreign_json
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -137,9 +137,7 @@ class OlmSessions:
 
     def _read(self, sender: UserId, sender_key: str, plaintext: bytes) -> OlmMessage:
         payload = _json_object(plaintext)
-        keys, recipient_keys = payload.get("keys"), payload.get("recipient_keys")
-        ed25519 = keys.get("ed25519") if isinstance(keys, dict) else None
-        ours = recipient_keys.get("ed25519") if isinstance(recipient_keys, dict) else None
+        ed25519, ours = inside(payload, "keys", "ed25519"), inside(payload, "recipient_keys", "ed25519")
         event_type, inner = payload.get("type"), payload.get("content")
         if payload.get("sender") != sender or not is_key(ed25519):
             raise EventError(RefusalCode.BAD_EVENT, "the message inside names another sender")

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mxrtc_bridge.core.crypto.records import OpenedRecord
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.text.foreign_json import inside
 from mxrtc_bridge.matrix.crypto.keys import derive
 from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import parse_device_keys
@@ -191,8 +192,6 @@ class OpenedMessages:
 
 def name_of(sender: UserId, content: Mapping[str, Any], curve25519: str) -> str:
     """The name of an encrypted message to our device, by what it consists of."""
-    ciphertext = content.get("ciphertext")
-    ours = ciphertext.get(curve25519) if isinstance(ciphertext, dict) else None
-    body = ours.get("body") if isinstance(ours, dict) else None
+    body = inside(content, "ciphertext", curve25519, "body")
     text = f"{sender}\0{content.get('sender_key')}\0{body}"
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.crypto.canonical_json import canonical_json
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.text.foreign_json import inside, object_inside
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM, CrossSigningKeys, DeviceIdentity, DeviceKeys
 
@@ -46,9 +47,7 @@ def with_signature(value: Mapping[str, Any], user: UserId, key_id: str, sign: Ca
 
 def is_signed(value: Mapping[str, Any], user: UserId, key_id: str, ed25519: str) -> bool:
     """Whether ``value`` has a valid signature of ``user`` by the key ``ed25519``, named ``key_id``."""
-    signatures = value.get("signatures")
-    of_user = signatures.get(user) if isinstance(signatures, dict) else None
-    signature = of_user.get(f"ed25519:{key_id}") if isinstance(of_user, dict) else None
+    signature = inside(value, "signatures", user, f"ed25519:{key_id}")
     if not isinstance(signature, str) or len(signature) > 128:
         return False
     try:
@@ -104,9 +103,7 @@ def parse_device_keys(value: object, user: UserId, device: str | None = None) ->
         raise EventError(RefusalCode.BAD_KEY, "the keys of a device name another user")
     if not isinstance(algorithms, list) or OLM not in algorithms or MEGOLM not in algorithms:
         raise EventError(RefusalCode.BAD_KEY, "a device that does not know Olm and Megolm")
-    ed25519, curve25519 = (
-        keys.get(f"{kind}:{named}") if isinstance(keys, dict) else None for kind in ("ed25519", "curve25519")
-    )
+    ed25519, curve25519 = (inside(keys, f"{kind}:{named}") for kind in ("ed25519", "curve25519"))
     if not is_key(ed25519) or not is_key(curve25519):
         raise EventError(RefusalCode.BAD_KEY, "the keys of a device are not keys")
     if len(signable(value)) > MAX_KEY_CHARS or not is_signed(value, user, named, str(ed25519)):
@@ -122,11 +119,9 @@ def kept(value: Mapping[str, Any], user: UserId) -> dict[str, Any]:
     Raises:
         EventError: the user has put more signatures on it than anybody does.
     """
-    signatures = value.get("signatures")
-    of_user = signatures.get(user) if isinstance(signatures, dict) else None
     good = {
         name: signature
-        for name, signature in (of_user.items() if isinstance(of_user, dict) else ())
+        for name, signature in object_inside(value, "signatures", user).items()
         if isinstance(signature, str) and len(name) + len(signature) <= MAX_SIGNATURE_CHARS
     }
     if len(good) > MAX_SIGNATURES:

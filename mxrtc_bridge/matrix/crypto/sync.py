@@ -10,11 +10,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.engine.set_within import set_within
+from mxrtc_bridge.matrix.api.sync import next_batch
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice, Handler
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync_answer import messages_in
@@ -125,7 +125,7 @@ class DeviceSync:
             wait_s=wait_s,
             timeout_s=wait_s + ANSWER_SLACK_S,
         )
-        token = _token(answer)
+        token = next_batch(answer)
         events = await self._device.receive_sync(answer)
         for event in events:
             await self._handle(event)
@@ -158,10 +158,3 @@ class DeviceSync:
         if self._failures == 1:
             log.warning("! no messages for %s: %s", self._device.user, error)
         await self._sleep(Backoff(0.5, LONGEST_PAUSE_S).pause_s(self._failures, self._jitter()))
-
-
-def _token(answer: dict[str, Any]) -> str:
-    token = answer.get("next_batch")
-    if not isinstance(token, str) or not 0 < len(token) <= 4096:
-        raise HomeserverError("the answer to /sync holds no next_batch")
-    return token

@@ -10,6 +10,7 @@ from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.errors import EventError, MxrtcError, RefusalCode
 from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.text.foreign_json import inside, list_inside
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,12 @@ def envelope(item: object) -> tuple[str, UserId, Mapping[str, Any]]:
 
 def messages_in(answer: Mapping[str, Any]) -> list[object]:
     """The messages of an answer, unread."""
-    to_device = answer.get("to_device")
-    events = to_device.get("events") if isinstance(to_device, dict) else None
-    return events if isinstance(events, list) else []
+    return list_inside(answer, "to_device", "events")
 
 
 def has_brought(answer: Mapping[str, Any]) -> bool:
     """Whether the answer holds messages or changes of devices."""
-    lists = answer.get("device_lists")
-    return bool(messages_in(answer) or (lists.get("changed") if isinstance(lists, dict) else None))
+    return bool(messages_in(answer) or inside(answer, "device_lists", "changed"))
 
 
 async def received(work: Awaitable[T], user: UserId, seldom: RateLimitedLog) -> T | None:

@@ -33,6 +33,7 @@ from mxrtc_bridge.core.crypto.sas_values import (
 )
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
+from mxrtc_bridge.core.text.foreign_json import inside
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -208,8 +209,7 @@ class Verifications:
             return True
         if event.type not in EVENT_TYPES or event.type == TYPES[Request]:
             return False
-        relation = event.content.get("m.relates_to")
-        about = relation.get("event_id") if isinstance(relation, dict) else None
+        about = inside(event.content, "m.relates_to", "event_id")
         if isinstance(about, str):
             await self._take(event.sender, Received(event.type, event.content), about, event.room_id, None)
         return True

@@ -15,6 +15,7 @@ from typing import Protocol
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import EventId, parse_event_id
 from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome, StoredEvent, WaitingCount, WaitingEvent
+from mxrtc_bridge.core.text.foreign_json import inside
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode, parse_room_event
 from mxrtc_bridge.matrix.inbox.lanes import lane_of
 from mxrtc_bridge.matrix.inbox.redactions import redacted_by
@@ -88,7 +89,7 @@ def _refused(raw: object, reason: str) -> IncomingEvent:
     except (TypeError, ValueError, RecursionError):
         evidence = "not JSON"
     try:
-        key: str = parse_event_id(raw.get("event_id") if isinstance(raw, dict) else None)
+        key: str = parse_event_id(inside(raw, "event_id"))
     except EventError:
         # Stable, so that a repetition is known.
         key = "hash:" + hashlib.sha256(evidence.encode("ascii")).hexdigest()

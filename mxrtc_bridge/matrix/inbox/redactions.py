@@ -15,6 +15,7 @@ import contextlib
 from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import EventId, parse_event_id
+from mxrtc_bridge.core.text.foreign_json import inside
 
 MAX_ROOMS = 1000
 """Rooms that are remembered; then the one whose last redaction is the oldest is forgotten."""
@@ -31,11 +32,9 @@ def redacted_by(raw: object) -> tuple[str, EventId] | None:
     for all of them. It comes first: in an old room anybody may write anything into the content. What is no id there
     says nothing, so that it hides nothing either.
     """
-    if not isinstance(raw, dict) or raw.get("type") != "m.room.redaction":
-        return None
-    room, content = raw.get("room_id"), raw.get("content")
-    if isinstance(room, str):
-        for named in (raw.get("redacts"), content.get("redacts") if isinstance(content, dict) else None):
+    room = inside(raw, "room_id")
+    if inside(raw, "type") == "m.room.redaction" and isinstance(room, str):
+        for named in (inside(raw, "redacts"), inside(raw, "content", "redacts")):
             with contextlib.suppress(EventError):
                 return room, parse_event_id(named)
     return None
@@ -54,7 +53,7 @@ class WithdrawnEvents:
             return
         room, event = redacted
         self._rooms[room] = events = self._rooms.get(room) or Latest(MAX_EVENTS)
-        sender, before = raw.get("sender") if isinstance(raw, dict) else None, events.get(event, ())
+        sender, before = inside(raw, "sender"), events.get(event, ())
         more = (sender,) if isinstance(sender, str) and sender not in before and len(before) < MAX_REDACTORS else ()
         events[event] = before + more
 

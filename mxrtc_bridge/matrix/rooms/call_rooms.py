@@ -19,6 +19,7 @@ from enum import Enum
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.text.foreign_json import list_inside
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, rooms_with
 
 log = logging.getLogger(__name__)
@@ -214,8 +215,7 @@ class DirectRooms:
         """Add the room to ``m.direct``, so that other clients show it as a chat with the peer, and we find it again."""
         try:
             direct = dict(await self._homeserver.direct_rooms(self._me))
-            listed = direct.get(peer)
-            rooms = [item for item in listed if item != room] if isinstance(listed, list) else []
+            rooms = [item for item in list_inside(direct, peer) if item != room]
             direct[peer] = [*rooms[-(MAX_LISTED_ROOMS - 1) :], room]
             await self._homeserver.set_direct_rooms(self._me, direct)
         except HomeserverError as error:

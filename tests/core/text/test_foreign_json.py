@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.text.foreign_json import MAX_BRACKETS, MAX_INTEGER_CHARS, read_foreign_json
+from mxrtc_bridge.core.text.foreign_json import (
+    MAX_BRACKETS,
+    MAX_INTEGER_CHARS,
+    inside,
+    list_inside,
+    object_inside,
+    read_foreign_json,
+)
 from tests.hostile_json import FOREIGN, RAW, TEXT, to_body
 
 LIMIT = 10
@@ -96,3 +103,14 @@ def nested_lists(levels: int) -> Any:
     for _ in range(levels):
         value = [value]
     return value
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [({"a": {"b": [1]}}, [1]), ({"a": {"b": {"c": 1}}}, {"c": 1}), ({"a": {}}, None), ({"a": [1]}, None), ("a", None)],
+)
+def test_what_stands_in_objects_is_found_and_nothing_else(value: object, found: object) -> None:
+    assert inside(value, "a", "b") == found
+    assert list_inside(value, "a", "b") == (found if isinstance(found, list) else [])
+    assert object_inside(value, "a", "b") == (found if isinstance(found, dict) else {})
+    assert inside(value) == value
