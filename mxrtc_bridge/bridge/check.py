@@ -1,4 +1,7 @@
-"""What can be checked only by asking others: database, homeserver, the way back from it, TURN, targets."""
+"""What can be checked only by asking others: database, disks, homeserver, the way back from it, TURN, targets.
+
+One file: it is one list of questions, in the order in which the first cause leaves out what comes of it.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from mxrtc_bridge.core.errors import (
     TargetError,
 )
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.text.display import size_words
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
@@ -36,7 +40,8 @@ from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.sinks.connector import TargetConnector
-from mxrtc_bridge.storage.file_lock import is_in_use
+from mxrtc_bridge.storage.disk_space import FULL_BYTES, LOW_BYTES, space_left
+from mxrtc_bridge.storage.file_lock import database_file, is_in_use
 from mxrtc_bridge.storage.inspection import DatabaseLook, look
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.metrics import metrics_application
@@ -91,7 +96,8 @@ async def check(config: Config) -> list[Finding]:
     """
     seen, database = await _check_database(config)
     runs = await _is_running(config)
-    findings = [database, await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
+    findings = [database, *await asyncio.to_thread(_check_disks, config)]
+    findings += [await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
     findings += [finding async for finding in _check_listeners(config, runs=runs)]
     policy = RequestPolicy(RetryPolicy(total_s=PATIENCE_S))
     transport = Transport(config.homeserver.address, config.appservice.as_token, policy)
@@ -111,6 +117,22 @@ async def _check_database(config: Config) -> tuple[DatabaseLook | None, Finding]
         fix = "correct database: in the configuration, or give the bridge's user what it names"
         return None, Finding(Level.FAIL, f"the database cannot be used: {error}", fix)
     return seen, Finding(Level.OK, "the database is made at the first start" if seen.is_new else "the database opens")
+
+
+def _check_disks(config: Config) -> list[Finding]:
+    """Whether the bridge can go on writing what it takes no sessions without."""
+    findings = []
+    for what, file in {"the database": database_file(config.database), "the audit": config.audit.file}.items():
+        left = None if file is None else space_left(file)
+        if left is not None and left < LOW_BYTES:
+            findings.append(
+                Finding(
+                    Level.FAIL if left < FULL_BYTES else Level.WARN,
+                    f"the disk of {what} has {size_words(left)} left; without room no new sessions are taken",
+                    f"make room where {file} is; the bridge then goes on by itself",
+                )
+            )
+    return findings
 
 
 async def _is_running(config: Config) -> bool:

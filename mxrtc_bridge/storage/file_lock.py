@@ -103,12 +103,18 @@ def is_in_use(url: str) -> bool:
         return not take_lock(descriptor)
 
 
-def _path_of(url: str) -> Path | None:
+def database_file(url: str) -> Path | None:
+    """The file that a URL of a database leads to, whatever links are on the way; None where it is no file."""
     try:
         parsed = URL(url)
     except ValueError:
         return None  # opening the database says what is wrong with it
     if parsed.scheme not in ("sqlite", "sqlite3") or parsed.path in ("", "/", ":memory:"):
         return None
+    return Path(os.path.realpath(parsed.path))
+
+
+def _path_of(url: str) -> Path | None:
     # Beside the file itself, as SQLite puts its journal there: a link to it is the same database.
-    return Path(f"{os.path.realpath(parsed.path)}.lock")
+    file = database_file(url)
+    return None if file is None else file.with_name(f"{file.name}.lock")

@@ -20,6 +20,7 @@ from yarl import URL
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.engine.outside import in_new_thread
+from mxrtc_bridge.storage.disk_space import is_full
 from mxrtc_bridge.storage.failures import FOREIGN, brief, postgres_errors
 from mxrtc_bridge.storage.pooler import connect, not_opened
 from mxrtc_bridge.storage.schema import OWNER, UPGRADES
@@ -136,4 +137,6 @@ def _prepare_file(path: Path) -> None:
         finally:
             probe.close()
     except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"the database file {str(path)!a} cannot be used: {brief(error)}") from error
+        # Of that SQLite says "disk I/O error" where it cannot make its index.
+        hint = "; its disk is full, so make room there" if is_full(path) else ""
+        raise StorageError(f"the database file {str(path)!a} cannot be used: {brief(error)}{hint}") from error

@@ -161,6 +161,22 @@ async def test_where_all_is_well_nobody_is_registered_and_nothing_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+@pytest.mark.parametrize(("pages", "level"), [(1, Level.FAIL), (1000, Level.WARN), (100_000, None)])
+async def test_a_disk_that_is_full_is_named_or_soon_will_be(
+    pages: int, level: Level | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Filled:
+        f_blocks, f_frsize, f_bavail = 1_000_000, 4096, pages
+
+    async with Server({}) as server:
+        config = server.config(tmp_path)
+        monkeypatch.setattr(os, "statvfs", lambda _place: Filled)
+        found = [finding for finding in await check(config) if "the disk of" in finding.what]
+    said = [(finding.level, finding.what.partition(" has ")[0]) for finding in found]
+    assert said == ([] if level is None else [(level, "the disk of the database"), (level, "the disk of the audit")])
+    assert all(str(tmp_path) in finding.fix for finding in found)
+
+
 async def test_a_homeserver_without_the_ping_is_no_failure(tmp_path: Path) -> None:
     async with Server({"ping": (404, "M_UNRECOGNIZED", "no")}) as server:
         findings = await check(server.config(tmp_path))
