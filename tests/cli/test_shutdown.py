@@ -142,8 +142,11 @@ def closing_server(waiting: Waiting) -> Iterator[None]:
 @contextmanager
 def silent_resolver(waiting: Waiting) -> Iterator[None]:
     """A name server that does not answer; in a mount namespace with a file that names it."""
+    # An address of this process alone: the port is the same for all that are tested on this machine.
+    pid = os.getpid()
+    address = f"127.{1 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.153", 53))
+        server.bind((address, 53))
         server.setblocking(False)
 
         def asked() -> bool:
@@ -152,7 +155,7 @@ def silent_resolver(waiting: Waiting) -> Iterator[None]:
             return False
 
         resolver = waiting.folder / "resolv.conf"
-        resolver.write_text("nameserver 127.0.0.153\noptions timeout:30 attempts:5\n")
+        resolver.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
         mounted = f'mount --bind {resolver} "$(readlink -f /etc/resolv.conf)" && exec "$@"'
         waiting.prefix = ["unshare", "-m", "sh", "-c", mounted, "sh"]
         waiting.waits = asked
