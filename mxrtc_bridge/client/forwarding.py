@@ -147,10 +147,9 @@ class Forwarding:
                             report_connected(self._report, self._short, connection)
                             if not began:
                                 await self._check_services(connection)
-                            self._use(connection)
-                            if not began:
-                                began = True
                                 self._tell_listening(listeners)
+                                began = True
+                            self._use(connection)
                             await connection.links.lost.wait()
                             self._use(None)
                         error = connection.lost(self._short)
