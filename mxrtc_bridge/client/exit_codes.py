@@ -30,6 +30,11 @@ class Exit(IntEnum):
     """Ended by a signal."""
 
 
+NO_SERVICE = "there is no such service, or you have no right to it"
+"""Both are one answer: who may not use a service is not told whether there is one."""
+RIGHT_ENDED = "your right to it has ended"
+
+
 class ClientError(MxrtcError):
     """Something the user should know; ends the command with ``code``."""
 

@@ -10,7 +10,7 @@ import os
 from datetime import UTC, datetime
 from enum import Enum
 
-from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import NO_SERVICE, RIGHT_ENDED, ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access import policy
 from mxrtc_bridge.core.call import to_device
@@ -258,14 +258,14 @@ def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | N
         case StreamOutcome.REFUSED, "denied" if finished.message == messages.ONLY_FILES:
             raise ClientError(Exit.DENIED, f"{name}: {messages.ONLY_FILES}")
         case StreamOutcome.REFUSED, "denied" | "unknown":
-            raise ClientError(Exit.DENIED, f"{name}: there is no such service, or you have no right to it")
+            raise ClientError(Exit.DENIED, f"{name}: {NO_SERVICE}")
         case StreamOutcome.REFUSED, code:
             why = code if finished.message in ("", messages.UNREACHABLE) else finished.message
             # As the code of a service that is down says no more than that.
             words = "" if why == messages.ErrCode.UNAVAILABLE.value else f" ({why})"
             raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now{words}")
         case StreamOutcome.RESET, "denied":
-            raise ClientError(Exit.DENIED, f"{name}: your right to it has ended")
+            raise ClientError(Exit.DENIED, f"{name}: {RIGHT_ENDED}")
         case _, code:
             why = finished.message or code if bye is None else bye[1] or bye[0]
             if why == messages.RESET_BY_OTHER_SIDE:

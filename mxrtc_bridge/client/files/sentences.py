@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from mxrtc_bridge.client.exit_codes import Exit
+from mxrtc_bridge.client.exit_codes import NO_SERVICE, RIGHT_ENDED, Exit
 from mxrtc_bridge.core.files.events import EntryDone, Failure, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import WRONG_KIND, FileCode
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
@@ -166,7 +166,7 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
                 Exit.INTEGRITY, f"{name}: the other side broke the protocol ({why}); nothing wrong was kept"
             )
         case TransferOutcome.INTERRUPTED if code is FileCode.DENIED:
-            return AttemptOutcome(Exit.DENIED, f"{name}: your right to it has ended")
+            return AttemptOutcome(Exit.DENIED, f"{name}: {RIGHT_ENDED}")
         case TransferOutcome.INTERRUPTED if finished.code == INTERNAL_ERROR:
             return AttemptOutcome(Exit.RETRY, f"{name}: ended by {why}")
         case TransferOutcome.INTERRUPTED:
@@ -177,10 +177,9 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
 def _refused(finished: TransferFinished) -> str:
     if finished.message in WRONG_KIND:
         return finished.message
-    general = "there is no such service, or you have no right to it"
     if finished.code == FileCode.UNKNOWN.value and finished.message:
-        return f"{general} ({_one_line(finished.message, 200)})"
-    return general
+        return f"{NO_SERVICE} ({_one_line(finished.message, 200)})"
+    return NO_SERVICE
 
 
 def _code(text: str) -> FileCode:
