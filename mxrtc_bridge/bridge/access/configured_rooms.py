@@ -93,10 +93,11 @@ class ConfiguredRooms:
         self._config = config
         self._given = given
         self._judge_again: Callable[[Collection[UserId] | None], None] | None = None
+        self._to_be_judged = False
         self._changed = asyncio.Event()
         bot = config.in_force.appservice.bot
         self._members = MemberLists(homeserver, bot, self.rights_changed)
-        self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge)
+        self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge_soon)
         self._lists_read = False
         self._names = self._named()
         """The rooms that the bot was told to be in."""
@@ -131,6 +132,16 @@ class ConfiguredRooms:
     def _judge(self, users: Collection[UserId] | None = None) -> None:
         if self._judge_again is not None:
             self._judge_again(users)
+
+    def _judge_soon(self) -> None:
+        """Judge live sessions again, once, when all rules that have arrived together are known."""
+        if not self._to_be_judged:
+            self._to_be_judged = True
+            asyncio.get_running_loop().call_soon(self._judge_now)
+
+    def _judge_now(self) -> None:
+        self._to_be_judged = False
+        self._judge()
 
     def look(self, news: News) -> None:
         """Take into account at once what an event that has arrived takes away; never blocks."""

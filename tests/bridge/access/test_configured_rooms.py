@@ -13,9 +13,10 @@ import pytest
 from mxrtc_bridge.bridge.access.configured_rooms import NOT_READ, ConfiguredRooms
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.core.access.ban_lists import ListRule, RuleKind
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Allow, Deny
-from mxrtc_bridge.core.access.revocations import RedactionChange, TombstoneChange, UnreadableChange
+from mxrtc_bridge.core.access.revocations import RedactionChange, RuleChange, TombstoneChange, UnreadableChange
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
@@ -173,6 +174,20 @@ async def test_policy_list_that_another_room_replaces_keeps_its_rules_as_long_as
         current.put_in_force(config())
         rooms.configure()
         assert [rooms.denial(user) for user in (BOB, ZOE)] == [None, None]
+
+
+async def test_rules_that_arrive_together_have_live_sessions_judged_once_and_at_once() -> None:
+    """Each of them would cost a look at all sessions otherwise, in one step."""
+    homeserver = Homeserver(bans={RULES: []}, members={RULES: {ALICE}})
+    current = CurrentConfig(replace(config(), policy_lists=(RULES,)))
+    async with following(homeserver, GrantTable(), current) as (rooms, judged):
+        judged.clear()
+        for number in range(100):
+            rule = ListRule(RuleKind.USER, f"@u{number}:evil.test")
+            rooms.look(RuleChange(RULES, ("m.policy.rule.user", f"k{number}"), rule))
+        assert rooms.denial(UserId("@u99:evil.test")) is not None
+        await asyncio.sleep(0)
+        assert len(judged) == 1
 
 
 async def test_members_and_lists_are_compared_when_it_is_time_and_not_before() -> None:
