@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mxrtc_bridge.config.config import Config
-from mxrtc_bridge.core.access.policy import Subject
 from mxrtc_bridge.core.ids import UserId
 
 
@@ -23,11 +22,6 @@ class CurrentConfig:
     def in_force(self) -> Config:
         """What the admin has written down, and the bridge goes by now."""
         return self._in_force
-
-    @property
-    def grantable_to(self) -> frozenset[Subject]:
-        """To whom any service may be given while the bridge runs."""
-        return self._in_force.grantable_to
 
     def claims(self, user: UserId) -> bool:
         """Whether ``user`` lies in the namespace of the bridge, by the configuration in force."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError, StorageError, first_error
+from mxrtc_bridge.engine.cancellation import is_told_to_end
 
 ResultT = TypeVar("ResultT")
 
@@ -51,7 +52,7 @@ async def keep_running(what: str, run: Callable[[], Awaitable[object]], *, ends:
             await run()
             log.error("! %s has ended by itself", what)
         except asyncio.CancelledError:
-            if _is_told_to_end():
+            if is_told_to_end():
                 raise
             log.exception("! %s was cancelled by nobody who may", what)
         except Exception as error:
@@ -93,8 +94,3 @@ async def until_possible(what: str, work: Callable[[], Awaitable[ResultT]]) -> R
                 log.info("%s: done", what)
             return result
         await asyncio.sleep(Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S / 2).pause_s(failures))
-
-
-def _is_told_to_end() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0

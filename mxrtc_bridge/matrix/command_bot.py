@@ -38,6 +38,7 @@ from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.engine.cancellation import is_told_to_end
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -225,11 +226,6 @@ class CommandDispatcher:
         self._seldom = RateLimitedLog(log)
         self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
 
-    @property
-    def types(self) -> frozenset[str]:
-        """The types of events that :meth:`receive` reads."""
-        return MESSAGE_TYPES
-
     async def run(self) -> None:
         """Carry out commands until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -375,7 +371,7 @@ class CommandDispatcher:
             self._seldom.warning(_whose(work), "! an answer to %s was not sent: %s", _whose(work), error)
         except (asyncio.CancelledError, Exception) as error:
             # Otherwise something that the command waited for was cancelled, and not its worker.
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_told_to_end():
                 raise
             self._seldom.exception(_whose(work), "! a message of %s was not handled", _whose(work), error=error)
 
@@ -412,7 +408,7 @@ class CommandDispatcher:
                 sender.user, "! %s of %s failed (%s): %s", command.form.verb, sender.user, event_id, error
             )
         except (asyncio.CancelledError, Exception) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_told_to_end():
                 raise
             self._seldom.exception(
                 sender.user, "! %s of %s failed (%s)", command.form.verb, sender.user, event_id, error=error
@@ -440,12 +436,3 @@ def mistake_answer(mistake: Mistake, *, direct: bool) -> Reply:
     if mistake.usage is not None and mistake.usage != mistake.suggestion:
         lines.append(text("Usage: ", Code(addressed(mistake.usage, direct=direct))))
     return Reply(tuple(lines))
-
-
-def _is_cancelled() -> bool:
-    """Whether the task that runs now is cancelled; otherwise it was something that it waited for together with others.
-
-    A worker that took the one for the other would be gone, and with it the answers to all whom it serves.
-    """
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0

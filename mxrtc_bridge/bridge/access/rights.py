@@ -261,7 +261,7 @@ class Rights:
         return self._steady.now_ms(self._moment())
 
     def _could_be_given(self, user: UserId) -> bool:
-        return not self._config.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))
+        return not self._config.in_force.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))
 
     def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         settings = self._config.in_force.service(peer, service)

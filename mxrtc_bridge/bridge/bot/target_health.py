@@ -14,6 +14,7 @@ from pathlib import Path
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget, Target
 from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import TargetError
+from mxrtc_bridge.engine.cancellation import is_told_to_end
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.engine.ports import Connector
 
@@ -62,8 +63,7 @@ class TargetStates:
             try:
                 return await asyncio.shield(look.done)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_told_to_end():
                     raise
                 # Whoever looked has given up, and we have not.
         look = self._looks[target] = _Look(asyncio.get_running_loop().create_future(), now + KEEP_S)

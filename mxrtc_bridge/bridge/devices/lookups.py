@@ -159,7 +159,7 @@ class DeviceLookups:
         self._servers_at_a_time = servers_at_a_time
         self._all_s = all_s
         self._request_s = request_s
-        self._lists_of = lists_of
+        self.lists_of = lists_of
         self._config = config
         self._own_server = config.in_force.homeserver.domain.lower()
         self._monotonic = monotonic
@@ -187,10 +187,6 @@ class DeviceLookups:
         """What is under way, and which servers answer."""
         return LookupStatus(len(self._alone), tuple(self._answering))
 
-    def lists_of(self, local: UserId) -> DeviceLists | None:
-        """What the device of a virtual user knows of others."""
-        return self._lists_of(local)
-
     @property
     def least(self) -> Trust:
         """What the policy in force asks of a device."""
@@ -209,7 +205,7 @@ class DeviceLookups:
             local: whom it calls.
             device: the device, as its message proves it.
         """
-        lists = self._lists_of(local)
+        lists = self.lists_of(local)
         standing, found, master = Standing.UNKNOWN, device, None
         try:
             async with asyncio.timeout(LOOK_S):
@@ -337,7 +333,7 @@ class DeviceLookups:
         """
         by_server: dict[str, dict[UserId, list[UserId]]] = {}
         for local, remote in pairs:
-            if self._lists_of(local) is not None:
+            if self.lists_of(local) is not None:
                 by_server.setdefault(server_of(remote), {}).setdefault(remote, []).append(local)
         places = asyncio.Semaphore(self._servers_at_a_time)
 
@@ -413,7 +409,7 @@ class DeviceLookups:
         locals_of: dict[UserId, list[UserId]],
         heard: Callable[[Pair, UserDevices], None],
     ) -> None:
-        lists = self._lists_of(asker)
+        lists = self.lists_of(asker)
         if lists is None:
             return
         asked = await self._ask(lists, locals_of)
@@ -430,7 +426,7 @@ class DeviceLookups:
             for local in locals_of[user]:
                 if local != asker and not is_named_in(asked.answer, user):
                     hidden.setdefault(local, {})[user] = [local]
-                elif (own := self._lists_of(local)) is not None:
+                elif (own := self.lists_of(local)) is not None:
                     seen = (await own.learn([user], asked.answer, asked.began_s)).get(user)
                     if seen is not None:
                         heard((local, user), seen)

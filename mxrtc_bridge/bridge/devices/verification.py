@@ -130,7 +130,7 @@ class BridgeVerifications:
             raise AdminError(f"No verification {number} waits for an answer; {HOW} shows those that do.")
         (waiting,) = found
         exchange = waiting.exchange
-        if not self._admits(exchange.user, waiting.local):
+        if not self._rights.allows(exchange.user, waiting.local):
             await waiting.of.give_up(exchange)
             raise AdminError(f"{exchange.user} has no right to {waiting.local} any more, so nothing is verified.")
         await waiting.of.compared(exchange, same=same)
@@ -183,7 +183,7 @@ class BridgeVerifications:
 
         made = Verifications(
             device,
-            admits=lambda user: self._admits(user, local),
+            admits=lambda user: self._rights.allows(user, local),
             changed=changed,
             # Ten minutes are short so that nobody answers later; a machine that sleeps must not make them long.
             monotonic=lambda: self._clock.elapsed_ms() / 1000,
@@ -192,9 +192,6 @@ class BridgeVerifications:
         )
         self._of[local] = (device, made)
         return made
-
-    def _admits(self, user: UserId, local: UserId) -> bool:
-        return self._rights.allows(user, local)
 
     async def _changed(self, local: UserId, of: Verifications, exchange: Exchange, effect: Effect) -> None:
         match effect:

@@ -15,6 +15,7 @@ One file: what the other files of this folder do is put together here, and littl
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import string
@@ -314,15 +315,11 @@ class CryptoDevice:
             # The first answer of a device says nothing of the changes before it.
             await self.lists.mark_all_outdated()
         await self.lists.receive(answer.get("device_lists"))
-        events: list[ToDeviceEvent] = []
         self._reading += 1
-        # Until this answer is settled: it may come again.
-        for opened in self._left:
-            events += await received(self._receive_left(opened), self.user, self.seldom) or []
-        for item in messages_in(answer)[:MAX_TO_DEVICE]:
-            if (event := await received(self._receive(item), self.user, self.seldom)) is not None:
-                events.append(event)
-        return tuple(events)
+        # What is left is received with each answer until one is settled: this one may come again.
+        left, new = map(self._receive_left, self._left), map(self._receive, messages_in(answer)[:MAX_TO_DEVICE])
+        events = [await received(receiving, self.user, self.seldom) for receiving in itertools.chain(left, new)]
+        return tuple(event for event in events if event is not None)
 
     async def settle(self, token: str, answer: Mapping[str, Any]) -> None:
         """Save what the answer has brought and its token, and give the homeserver the keys that it lacks.
@@ -400,14 +397,13 @@ class CryptoDevice:
                 self._could_not_read(sender, str(content.get("sender_key")), error)
             return None
 
-    async def _receive_left(self, opened: OpenedMessage) -> list[ToDeviceEvent]:
+    async def _receive_left(self, opened: OpenedMessage) -> ToDeviceEvent | None:
         """Take a message that an earlier run has decrypted."""
         try:
-            event = await self._hand_on(opened.sender, opened)
+            return await self._hand_on(opened.sender, opened)
         except EventError as error:
             self.seldom.info(opened.sender, "x a message of %s is ignored: %s", opened.sender, error)
-            event = None
-        return [] if event is None else [event]
+            return None
 
     def _could_not_read(self, sender: UserId, curve25519: str, error: EventError) -> None:
         if isinstance(error, UnknownKeyError) and self._keys.doubt() and len(self._unread) < MAX_UNREAD:

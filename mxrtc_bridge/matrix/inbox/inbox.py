@@ -46,6 +46,7 @@ from mxrtc_bridge.core.bounds.log_rate import LogRate
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import EventId, UserId
 from mxrtc_bridge.core.inbox import EventOutcome
+from mxrtc_bridge.engine.cancellation import is_told_to_end
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.retries import ask_until_done
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, decode
@@ -482,8 +483,7 @@ class Inbox:
                 # A database that is busy is no fault of the event.
                 await ask_until_done(lambda: self._handler(event), pause_s=self._limits.retry_s, says=False)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_told_to_end():
                 raise
             return "the handler was cancelled from within"
         except Exception as error:  # noqa: BLE001 - one event must never stop its room

@@ -20,11 +20,10 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 5.0
-"""How much older than its question an answer may be: homeservers of several processes answer by what they know."""
 MAX_ARRIVED = 2000
 """Rules of one list that have arrived and are not in an answer yet; those beyond count with the next answer."""
 MAX_SINGLE = 20

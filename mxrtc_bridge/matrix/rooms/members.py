@@ -21,12 +21,11 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S
 
 log = logging.getLogger(__name__)
 
 MAX_MEMBERS = 20_000
-SETTLE_S = 5.0
-"""How much older than its question an answer may be."""
 MAX_GONE = 1000
 """Members of one room that were taken away lately; beyond that the whole answer has to be younger."""
 

@@ -20,13 +20,11 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.ports import RoomListener
-from mxrtc_bridge.matrix.rooms.refresh import Refresher
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S, Refresher
 from mxrtc_bridge.matrix.rooms.room_index import Heard, PeerRoom, RoomIndex
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 5.0
-"""How much older than its question an answer may be: homeservers of several processes answer by what they know."""
 MAX_HEARD = 100
 """Members of one room that news are kept of. Beyond that the room is unfit anyway."""
 MAX_MEANWHILE = 1000

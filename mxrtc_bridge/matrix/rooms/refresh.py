@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 PARALLEL = 4
 """Questions at the same time, all rooms together."""
 ASK_TIMEOUT_S = 30.0
+SETTLE_S = 5.0
+"""How much older than its question an answer may be: homeservers of several processes answer by what they know."""
 GAP_S = 1.0
 """From the end of an answer until the room is asked for again in the background."""
 GAP_FACTOR = 3.0

@@ -17,9 +17,9 @@ from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode
 from mxrtc_bridge.matrix.rooms.bot_rooms import ALL_S, ENTER_S, BotRooms
 from mxrtc_bridge.matrix.rooms.departures import LEAVE_S
 from mxrtc_bridge.matrix.rooms.members import MemberLists
-from mxrtc_bridge.matrix.rooms.peer_membership import SETTLE_S
 from mxrtc_bridge.matrix.rooms.peers import HANDLE_TIMEOUT_S, Peers
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S
 from mxrtc_bridge.matrix.rooms.room_index import MAX_ROOMS_PER_PAIR, RoomIndex
 from tests.honesty import Honesty, failure
 

@@ -12,7 +12,8 @@ from mxrtc_bridge.core.access.ban_lists import ListRule, RuleKey
 from mxrtc_bridge.core.access.revocations import RuleChange, read_news
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.rooms.ban_lists import SETTLE_S, BanLists
+from mxrtc_bridge.matrix.rooms.ban_lists import BanLists
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 
 BOT, ADMIN = UserId("@rtcbot:example.org"), UserId("@carol:example.org")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.rooms.members import SETTLE_S, MemberLists
+from mxrtc_bridge.matrix.rooms.members import MemberLists
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S
 from tests.counted_lines import lines
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 from tests.long import examples
