@@ -36,7 +36,7 @@ from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import PartyId, UserId
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels, log_of_callers
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import Clock

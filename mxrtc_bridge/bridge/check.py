@@ -28,7 +28,8 @@ from mxrtc_bridge.core.errors import (
 )
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.text.display import size_words
-from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.ping import UNKNOWN_TOKEN, ping
@@ -337,7 +338,7 @@ async def _check_turn(config: Config, homeserver: Homeserver) -> AsyncIterator[F
                 Level.WARN, f"the homeserver gives no TURN servers: {error}", "set turn_uris in homeserver.yaml"
             )
             return
-    urls = [url for server in servers for url in server.urls if url.startswith("turn")]
+    urls = [url for server in servers for url in server.turn_urls]
     if not urls:
         level = Level.FAIL if config.ice.policy is IcePolicy.RELAY else Level.WARN
         yield Finding(

@@ -24,7 +24,8 @@ from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget, Uni
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, ServiceName, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpNetwork
-from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer, parse_advertised
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 
 
 def build_appservice(
@@ -176,8 +177,7 @@ def build_ice(section: schema.IceSection, folder: Path, complain: Complain) -> I
         _ice_server(server, ("ice", "servers", index), folder, complain)
         for index, server in enumerate(section.servers or [])
     )
-    has_turn = any(url.lower().startswith("turn") for server in servers for url in server.urls)
-    if section.policy == "relay" and section.servers is not None and not has_turn:
+    if section.policy == "relay" and section.servers is not None and not any(each.turn_urls for each in servers):
         complain(("ice", "policy"), "relay needs a TURN server, but ice.servers names none")
     return IceSettings(
         use_homeserver_servers=section.servers is None,
@@ -214,9 +214,10 @@ def _ice_server(section: schema.IceServerSection, path: KeyPath, folder: Path, c
         except ConfigError as error:
             complain((*path, "credential_file"), str(error))
             return IceServer(tuple(section.urls))
-    if any(url.lower().startswith("turn") for url in section.urls) and not (section.username and credential):
+    server = IceServer(tuple(section.urls), section.username or "", credential or "")
+    if server.turn_urls and not (server.username and server.credential):
         complain(path, "a TURN server needs username and credential (or credential_file)")
-    return IceServer(tuple(section.urls), section.username or "", credential or "")
+    return server
 
 
 AUDIT_FILE = "audit.jsonl"

@@ -19,7 +19,8 @@ from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.ice import Advertised, IcePolicy, IceServer
+from mxrtc_bridge.core.webrtc.ice import Advertised, IcePolicy
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 
 
 @dataclass(frozen=True, slots=True)

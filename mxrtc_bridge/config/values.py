@@ -21,7 +21,7 @@ from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, typed_user_id
 from mxrtc_bridge.core.text import durations
-from mxrtc_bridge.core.webrtc import ice
+from mxrtc_bridge.core.webrtc import ice_servers
 from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
@@ -276,7 +276,7 @@ def parse_http_url(text: str) -> str:
 
 def parse_ice_uri(text: str) -> str:
     """Read a STUN URI (RFC 7064) or a TURN URI (RFC 7065)."""
-    if ice.parse_ice_uri(text) is None:
+    if ice_servers.parse_ice_uri(text) is None:
         example = "stun:stun.example.org:3478 or turn:turn.example.org:3478?transport=udp"
         raise ValueError(f"{quoted(text)} is not a STUN or TURN URI like {example}")
     return text

@@ -11,7 +11,7 @@ from aiortc import RTCCertificate
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.ports import PeerConnection
 from mxrtc_bridge.rtc.certificates import (
     PemStore,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer, parse_ice_uri
 
 MAX_STUN_SERVERS = 3
 MAX_TURN_SERVERS = 6

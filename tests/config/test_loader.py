@@ -19,7 +19,8 @@ from mxrtc_bridge.config.values import TcpListen, UnixListen
 from mxrtc_bridge.config.yaml_writer import scalar
 from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from tests.long import examples
 
 from .samples import AS_TOKEN, GOOD, HS_TOKEN, PATH, changed, load, mistakes, text_of

@@ -9,7 +9,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from tests.rtc.peers import LOOPBACK, offer_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer, plan_servers
 
 

@@ -38,7 +38,7 @@ from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import NoCounters

@@ -28,7 +28,7 @@ from mxrtc_bridge.core.ids import (
     parse_user_id,
 )
 from mxrtc_bridge.core.text.foreign_json import inside, list_inside
-from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer, parse_ice_uri
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS

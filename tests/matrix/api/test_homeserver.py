@@ -10,7 +10,7 @@ from yarl import URL
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.matrix.api import login, ping
 from mxrtc_bridge.matrix.api.homeserver import Homeserver, RoomFacts, TokenOwner, rooms_with
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
