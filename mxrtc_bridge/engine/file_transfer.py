@@ -147,7 +147,7 @@ class Transfer:
         else:
             self._lister = files
 
-    def _perform(self, effect: tx.Effect) -> None:
+    def _perform(self, effect: tx.Effect) -> None:  # noqa: C901, PLR0912 - one row for each effect
         match effect:
             case stream.SendText(text=text):
                 self.channel.send(text)
@@ -166,11 +166,6 @@ class Transfer:
                 if self._work is not None:
                     self._work.close()
                 self._finished(self, effect)
-            case _:
-                self._perform_on_files(effect)
-
-    def _perform_on_files(self, effect: stream.Accepted | tx.EntryEnd | tx.CloseFile | tx.Operation) -> None:
-        match effect:
             case stream.Accepted():
                 pass
             case tx.EntryDone() | tx.EntryFailed() | tx.EntrySkipped():

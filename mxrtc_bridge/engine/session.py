@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
 
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.events import CallMessage, Invite
@@ -34,8 +33,9 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import is_farewell
 from mxrtc_bridge.engine.driver import Driver
-from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, PeerConnectionListener, Signaller
+from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, Signaller
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.session_channels import SessionChannels
 
 log = logging.getLogger(__name__)
 
@@ -65,35 +65,6 @@ class InviteRefused:
 
 
 Admission = Callable[[Invite], Awaitable[InviteAdmitted | InviteRefused]]
-
-
-class PeerLinks(PeerConnectionListener, Protocol):
-    """What a session needs from whoever serves the channels of its peer connection."""
-
-    def attach(
-        self, peer: PeerConnection, *, spawn: Callable[[Coroutine[None, None, None]], None], call_log: ContextLog
-    ) -> None:
-        """Begin to serve ``peer``; tasks are started with ``spawn`` and end with the session.
-
-        Lines about the session's streams say with ``call_log`` whose they are.
-        """
-        ...
-
-    def connected(self, path: Path) -> None:
-        """The peer connection is up."""
-        ...
-
-    def on_lost(self, report: Callable[[str], None]) -> None:
-        """Set whom to tell that the connection is of no use any more."""
-        ...
-
-    def ended(self) -> None:
-        """The call has ended: end all streams."""
-        ...
-
-    def totals(self) -> tuple[int, int, int]:
-        """Open streams, and payload bytes sent and received by those that have ended."""
-        ...
 
 
 class Session:
@@ -128,7 +99,7 @@ class Session:
         device: CallerDevice | None,
         signaller: Signaller,
         peers: PeerConnectionFactory,
-        links: PeerLinks,
+        links: SessionChannels,
         addresses: AddressPolicy,
         clock: Clock,
         admission: Admission | None = None,

@@ -123,28 +123,11 @@ class Gathering:
         protocol = GuardedStun(self._owner)
         transport = UdpTransport(bind_udp(address, self._settings.port_range), protocol, self._owner)
         host, port = transport.get_extra_info("sockname")[:2]
-        protocol.local_candidate = Candidate(
-            foundation=candidate_foundation("host", "udp", host),
-            component=COMPONENT,
-            transport="udp",
-            priority=candidate_priority(COMPONENT, "host", preference),
-            host=host,
-            port=port,
-            type="host",
-        )
+        priority = candidate_priority(COMPONENT, "host", preference)
+        protocol.local_candidate = _candidate("host", host, port, priority)
         self._owner.add_protocol(protocol)
         shown = shown_address(address, self._settings)
-        self._add(
-            Candidate(
-                foundation=candidate_foundation("host", "udp", str(shown)),
-                component=COMPONENT,
-                transport="udp",
-                priority=protocol.local_candidate.priority,
-                host=str(shown),
-                port=port,
-                type="host",
-            )
-        )
+        self._add(_candidate("host", str(shown), port, priority))
         return protocol
 
     # Servers
@@ -202,19 +185,8 @@ class Gathering:
             log.debug("STUN server gave no address: %s", type(error).__name__)
             return
         base = protocol.local_candidate
-        self._add(
-            Candidate(
-                foundation=candidate_foundation("srflx", "udp", base.host),
-                component=COMPONENT,
-                transport="udp",
-                priority=candidate_priority(COMPONENT, "srflx", base.priority >> 8 & 0xFFFF),
-                host=host,
-                port=port,
-                type="srflx",
-                related_address="0.0.0.0" if _version(host) == 4 else "::",  # noqa: S104 - hidden, RFC 8839 section 5.1
-                related_port=9,
-            )
-        )
+        priority = candidate_priority(COMPONENT, "srflx", base.priority >> 8 & 0xFFFF)
+        self._add(_candidate("srflx", host, port, priority, base=base.host))
 
     async def _ask_turn(self) -> None:
         """Try the TURN servers in order, each with a head start, until one has given a relayed address."""
@@ -250,17 +222,7 @@ class Gathering:
             log.info("TURN server over %s gave no relayed address: %s", server.transport, _without_addresses(error))
             return False
         host, port = protocol.transport.get_extra_info("sockname")
-        candidate = Candidate(
-            foundation=candidate_foundation("relay", "udp", host),
-            component=COMPONENT,
-            transport="udp",
-            priority=candidate_priority(COMPONENT, "relay"),
-            host=host,
-            port=port,
-            type="relay",
-            related_address="0.0.0.0" if _version(host) == 4 else "::",  # noqa: S104 - hidden, RFC 8839 section 5.1
-            related_port=9,
-        )
+        candidate = _candidate("relay", host, port, candidate_priority(COMPONENT, "relay"))
         protocol.local_candidate = candidate
         self._owner.add_protocol(protocol)
         self._add(candidate)
@@ -274,6 +236,24 @@ async def _resolve(host: str, port: int) -> list[Address]:
     for family, _, _, _, address in infos:
         by_family.setdefault(family, (str(address[0]), int(address[1])))
     return list(by_family.values())
+
+
+def _candidate(kind: str, host: str, port: int, priority: int, *, base: str | None = None) -> Candidate:
+    """Describe an address; ``base`` is the one of ours that it leads to, if that is another."""
+    related = None
+    if kind != "host":
+        related = "0.0.0.0" if _version(host) == 4 else "::"  # noqa: S104 - hidden, RFC 8839 section 5.1
+    return Candidate(
+        foundation=candidate_foundation(kind, "udp", base or host),
+        component=COMPONENT,
+        transport="udp",
+        priority=priority,
+        host=host,
+        port=port,
+        type=kind,
+        related_address=related,
+        related_port=None if related is None else 9,
+    )
 
 
 def _version(host: str) -> int:

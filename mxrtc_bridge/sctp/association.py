@@ -17,7 +17,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset
-from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
+from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, SETUP_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
 from mxrtc_bridge.sctp.reassembly import InStream
@@ -345,11 +345,4 @@ class Association(Inbound):
         self._heartbeat_at = now + min(interval, patience, self._settings.rto_max)
 
 
-_SENDING_STATES = frozenset(
-    {
-        AssociationState.CLOSED,
-        AssociationState.COOKIE_WAIT,
-        AssociationState.COOKIE_ECHOED,
-        AssociationState.ESTABLISHED,
-    }
-)
+_SENDING_STATES = SETUP_STATES | {AssociationState.ESTABLISHED}

@@ -48,6 +48,7 @@ class AssociationState(Enum):
     ENDED = "ended"
 
 
+SETUP_STATES = frozenset({AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED})
 DATA_STATES = frozenset(
     {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_SENT}
 )
@@ -158,7 +159,7 @@ class Lifecycle:
             self._set_timer(now, self._sender.rtt.timeout)
 
     def _receive_init(self, now: float, body: bytes) -> None:
-        if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
+        if self._state not in SETUP_STATES:
             self._drop("init")
             return
         greeting = handshake.read_greeting(body)
@@ -198,7 +199,7 @@ class Lifecycle:
             if theirs.tag == self._peer_tag:
                 self._reply(chunks.chunk(chunks.COOKIE_ACK))  # section 5.2.4, case D: our COOKIE-ACK was lost
             return
-        if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
+        if self._state not in SETUP_STATES:
             return
         if now - made_at > self._settings.cookie_lifetime:
             writer = PacketWriter(self._settings.local_port, self._settings.remote_port, theirs.tag)
@@ -233,7 +234,7 @@ class Lifecycle:
         raise NotImplementedError
 
     def _establish(self, now: float) -> None:
-        if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
+        if self._state not in SETUP_STATES:
             return
         self._state = AssociationState.ESTABLISHED
         self._timer_at = inf
@@ -257,7 +258,7 @@ class Lifecycle:
         if self._state is AssociationState.ESTABLISHED:
             self._state = AssociationState.SHUTDOWN_PENDING
             self._progress_shutdown(now)
-        elif self._state in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
+        elif self._state in SETUP_STATES:
             self.abort("closed before it was established")
 
     def _progress_shutdown(self, now: float) -> None:

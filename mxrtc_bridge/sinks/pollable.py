@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable
 
 from mxrtc_bridge.sinks.buffer import WriteBuffer
-from mxrtc_bridge.sinks.reader_writer import MAX_SALVAGED_BYTES, MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
+from mxrtc_bridge.sinks.reader_writer import MAX_SALVAGED_BYTES, MAX_UNSENT_BYTES, READ_SIZE, nothing
+from mxrtc_bridge.sinks.stream_sink import StreamSink
 
 READS_AT_ONCE = 2
 """Pieces in one call; then it is the turn of others. A short piece costs a second look, a long stream no more."""
@@ -21,7 +22,7 @@ READS_AT_ONCE = 2
 class PollableReader:
     """Reads a non-blocking descriptor when the loop says that it can be read."""
 
-    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+    def __init__(self, descriptor: int, owner: StreamSink, released: Callable[[], None] = nothing) -> None:
         self._descriptor = descriptor
         self._owner = owner
         self._released = released
@@ -85,7 +86,7 @@ class PollableReader:
 class PollableWriter:
     """Writes to a non-blocking descriptor; keeps what it does not take, up to 8 MiB."""
 
-    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+    def __init__(self, descriptor: int, owner: StreamSink, released: Callable[[], None] = nothing) -> None:
         self._descriptor = descriptor
         self._owner = owner
         self._released = released

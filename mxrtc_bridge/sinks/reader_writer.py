@@ -18,24 +18,6 @@ MAX_UNSENT_BYTES = 8 * 1024 * 1024
 MAX_SALVAGED_BYTES = 1024 * 1024
 
 
-class Owner(Protocol):
-    """Receives what happens on the two halves."""
-
-    def half_read(self, data: bytes) -> None: ...
-
-    def half_ended(self) -> None:
-        """Nothing more can be read."""
-        ...
-
-    def half_wrote(self, size: int) -> None: ...
-
-    def half_flushed(self) -> None:
-        """All was written after :meth:`Writer.finish`."""
-        ...
-
-    def half_failed(self, error: OSError) -> None: ...
-
-
 class Reader(Protocol):
     """The half that reads. It begins paused."""
 

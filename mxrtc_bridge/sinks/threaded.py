@@ -13,7 +13,8 @@ from typing import Any
 
 from mxrtc_bridge.engine.outside import TargetThreads
 from mxrtc_bridge.sinks.buffer import WriteBuffer
-from mxrtc_bridge.sinks.reader_writer import MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
+from mxrtc_bridge.sinks.reader_writer import MAX_UNSENT_BYTES, READ_SIZE, nothing
+from mxrtc_bridge.sinks.stream_sink import StreamSink
 
 
 class _ThreadedHalf:
@@ -29,7 +30,7 @@ class _ThreadedHalf:
     def __init__(
         self,
         descriptor: int,
-        owner: Owner,
+        owner: StreamSink,
         released: Callable[[], None] = nothing,
         threads: TargetThreads | None = None,
     ) -> None:
@@ -111,7 +112,7 @@ class ThreadedWriter(_ThreadedHalf):
     def __init__(
         self,
         descriptor: int,
-        owner: Owner,
+        owner: StreamSink,
         released: Callable[[], None] = nothing,
         threads: TargetThreads | None = None,
     ) -> None:

@@ -58,9 +58,11 @@ class DatabaseReader(Protocol):
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         """The rows of one SELECT."""
+        ...
 
     async def row(self, statement: str, values: Sequence[object] = ()) -> Any:
         """The first row of one SELECT; None where there is none."""
+        return next(iter(await self.rows(statement, values)), None)
 
 
 async def look(url: str) -> DatabaseLook:
@@ -138,7 +140,7 @@ def _address_of(path: Path) -> str | None:
     return f"file:///{quote(str(path.absolute()).lstrip('/'))}?{mode}"
 
 
-class _FileReader:
+class _FileReader(DatabaseReader):
     """Reads an SQLite file."""
 
     def __init__(self, path: Path, address: str) -> None:
@@ -149,9 +151,6 @@ class _FileReader:
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         return await in_new_thread(self._fetch, re.sub(r"\$(\d+)", r"?\1", statement), values)
-
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Any:
-        return next(iter(await self.rows(statement, values)), None)
 
     def _fetch(self, statement: str, values: Sequence[Any]) -> list[Any]:
         try:
@@ -179,7 +178,7 @@ async def _reading_server(url: str) -> AsyncIterator[DatabaseReader | None]:
             await connection.close(timeout=PATIENCE_S)
 
 
-class _ServerReader:
+class _ServerReader(DatabaseReader):
     """Reads a database of PostgreSQL."""
 
     def __init__(self, connection: Any, failures: tuple[type[Exception], ...]) -> None:
@@ -191,9 +190,6 @@ class _ServerReader:
         with _translated(self._failures):
             async with self._connection.transaction(isolation="repeatable_read", readonly=True):
                 return list(await self._connection.fetch(statement, *values))
-
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Any:
-        return next(iter(await self.rows(statement, values)), None)
 
 
 @contextmanager

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import TypeVar
 
 from mxrtc_bridge.core.ids import UserId, server_of
+
+KeyT = TypeVar("KeyT", bound=str)
 
 _PORT = re.compile(r":[0-9]{1,5}\Z")
 
@@ -127,15 +130,16 @@ class Shares:
         if sender not in self._senders:
             return
         server = host_of(sender)
-        _count_down(self._senders, sender)
-        _count_down(self._servers, server)
+        count_down(self._senders, sender)
+        count_down(self._servers, server)
         if self.limits.room is not None:
-            _count_down(self._rooms, room)
+            count_down(self._rooms, room)
         self._foreign -= server != self._own
         self._total -= 1
 
 
-def _count_down(counts: dict[str, int], key: str) -> None:
+def count_down(counts: dict[KeyT, int], key: KeyT) -> None:
+    """One fewer of something; none is no entry."""
     left = counts.get(key, 0) - 1
     if left > 0:
         counts[key] = left

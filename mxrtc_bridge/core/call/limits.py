@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TypeVar
 
-from mxrtc_bridge.core.bounds.shares import host_of
+from mxrtc_bridge.core.bounds.shares import count_down, host_of
 from mxrtc_bridge.core.ids import UserId, server_of
-
-KeyT = TypeVar("KeyT")
 
 OWN_SERVER_FACTOR = 50
 """How many times as much as those of another homeserver all users of our own together may do.
@@ -158,14 +155,8 @@ class LiveCalls:
     def end(self, user: UserId) -> None:
         """Take back one :meth:`begin` of ``user`` that returned True."""
         self._total -= 1
-        _count_down(self._by_user, user)
-        _count_down(self._by_server, owner_of(user, self._own_server))
+        count_down(self._by_user, user)
+        count_down(self._by_server, owner_of(user, self._own_server))
 
     def __len__(self) -> int:
         return self._total
-
-
-def _count_down(counts: dict[KeyT, int], key: KeyT) -> None:
-    counts[key] -= 1
-    if not counts[key]:
-        del counts[key]

@@ -10,14 +10,14 @@ from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import Progress, TransferOutcome
-from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, checked_window, known_code
+from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, known_code
 from mxrtc_bridge.core.files.messages import FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.receiver import MAX_ENTRIES, ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamRole
-from mxrtc_bridge.core.stream.halves import text_size
+from mxrtc_bridge.core.stream.halves import checked_window, consumed_by
 
 JOB_TIMEOUT_S = ANSWER_TIMEOUT_S
 """How long an acceptor waits to be told what the channel is for."""
@@ -102,11 +102,7 @@ class AcceptedTransfer:
         if self.machine is not None:
             self.machine.handle(now, event)
             return
-        match event:
-            case stream.TextReceived(text=text) if text:
-                self._effects.append(stream.Consumed(text_size(text)))
-            case stream.BinaryReceived(data=data) if data:
-                self._effects.append(stream.Consumed(len(data)))
+        self._effects.extend(consumed_by(event))
         if self._finished:
             return
         if self._job_by is None:

@@ -23,9 +23,8 @@ from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import Progress, TransferOutcome
 from mxrtc_bridge.core.files.messages import FileCode, Job
 from mxrtc_bridge.core.stream import events as stream
-from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamRole
-from mxrtc_bridge.core.stream.halves import text_size
+from mxrtc_bridge.core.stream.halves import consumed_by, text_size
 
 ANSWER_TIMEOUT_S = 15.0
 """How long an opener waits for ``ok``."""
@@ -114,7 +113,7 @@ class TransferMachine(ABC):
         """
         self._now = now
         if self.phase is TransferPhase.FINISHED:
-            self._handle_late(event)
+            self._effects.extend(consumed_by(event))
             return
         if not isinstance(event, stream.Tick):
             self._active_at = now
@@ -288,13 +287,6 @@ class TransferMachine(ABC):
         self._progress.current = ""
         self._emit(tx.TransferFinished(outcome, code, message, self._sent, self._received, replace(self._progress)))
 
-    def _handle_late(self, event: tx.Event) -> None:
-        match event:
-            case stream.TextReceived(text=text) if text:
-                self._emit(stream.Consumed(text_size(text)))
-            case stream.BinaryReceived(data=data) if data:
-                self._emit(stream.Consumed(len(data)))
-
     def _say(self, message: file_messages.Message) -> None:
         self._say_text(file_messages.encode(message))
 
@@ -317,17 +309,6 @@ def known_code(code: str) -> FileCode:
         return FileCode(code)
     except ValueError:
         return FileCode.INTERRUPTED
-
-
-def checked_window(window: int) -> int:
-    """Return ``window``.
-
-    Raises:
-        StateError: it is not in 16 KiB to 16 MiB.
-    """
-    if not messages.MIN_WINDOW <= window <= messages.MAX_WINDOW:
-        raise StateError(f"window of {window} bytes; {messages.MIN_WINDOW} to {messages.MAX_WINDOW} are allowed")
-    return window
 
 
 def _opening_text(job: Job) -> str:

@@ -34,14 +34,13 @@ from mxrtc_bridge.core.files.machine import (
     Messages,
     TransferMachine,
     TransferPhase,
-    checked_window,
 )
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.patterns import Asked
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamRole
-from mxrtc_bridge.core.stream.halves import ReceiveHalf, text_size
+from mxrtc_bridge.core.stream.halves import ReceiveHalf, checked_window, text_size
 from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
 MAX_ENTRIES = 1_000_000

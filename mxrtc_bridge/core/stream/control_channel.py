@@ -25,7 +25,7 @@ from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events, messages
 from mxrtc_bridge.core.stream.events import StreamRole
-from mxrtc_bridge.core.stream.halves import text_size
+from mxrtc_bridge.core.stream.halves import consumed_by
 
 HELLO_TIMEOUT_S = 10.0
 PING_EVERY_S = 5.0
@@ -232,10 +232,7 @@ class ControlMachine:
             now: monotonic seconds.
             event: what happened.
         """
-        if isinstance(event, events.TextReceived) and event.text:
-            self._emit(events.Consumed(text_size(event.text)))
-        elif isinstance(event, events.BinaryReceived) and event.data:
-            self._emit(events.Consumed(len(event.data)))
+        self._effects.extend(consumed_by(event))
         if self.phase is ControlPhase.ENDED:
             return
         try:

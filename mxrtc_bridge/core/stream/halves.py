@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import assert_never
@@ -67,21 +67,37 @@ def check_sink_event(sink: SinkState, event: events.Event) -> None:
         raise StateError(f"{type(event).__name__} is not allowed while the sink is {sink.value}")
 
 
-def late_effects(sink: SinkState, event: events.Event) -> list[events.Effect]:
-    """Answer an event that comes after the end: nothing may pile up, and no sink may be left open."""
+def consumed_by(event: object) -> list[events.Consumed]:
+    """What is given back of a message that nobody keeps."""
     match event:
         case events.BinaryReceived(data=data) if data:
             return [events.Consumed(len(data))]
         case events.TextReceived(text=text) if text:
             return [events.Consumed(text_size(text))]
-        case events.SinkConnected() if sink is SinkState.ABSENT:
-            return [events.ResetSink()]
     return []
+
+
+def late_effects(sink: SinkState, event: events.Event) -> Sequence[events.Effect]:
+    """Answer an event that comes after the end: nothing may pile up, and no sink may be left open."""
+    if isinstance(event, events.SinkConnected) and sink is SinkState.ABSENT:
+        return [events.ResetSink()]
+    return consumed_by(event)
 
 
 def text_size(text: str) -> int:
     """The size of a text message in bytes."""
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+def checked_window(window: int) -> int:
+    """Return ``window``.
+
+    Raises:
+        StateError: it is not in 16 KiB to 16 MiB.
+    """
+    if not messages.MIN_WINDOW <= window <= messages.MAX_WINDOW:
+        raise StateError(f"window of {window} bytes; {messages.MIN_WINDOW} to {messages.MAX_WINDOW} are allowed")
+    return window
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ What it guards against:
 How it works: a phase for the stream as a whole, and one state for each of its halves. The phase decides by a table
 which messages the other side may send; the sink's state decides by a table which sink events may come. A message
 outside its row is a violation by the other side and ends the stream; a sink event outside its row is a mistake of our
-own driver: :class:`StateError`, and nothing has changed. After the end every event is allowed and does nothing, except
-that late messages are reported as consumed and a sink that comes late is reset.
+own driver: :class:`~mxrtc_bridge.core.errors.StateError`, and nothing has changed. After the end every event is
+allowed and does nothing, except that late messages are reported as consumed and a sink that comes late is reset.
 
 One file: everything that affects the transitions of one machine.
 """
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.stream import events, messages
 from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import (
@@ -34,6 +34,7 @@ from mxrtc_bridge.core.stream.halves import (
     ReceiveState,
     SendState,
     SinkState,
+    checked_window,
     text_size,
 )
 
@@ -83,7 +84,7 @@ class StreamMachine(ByteStreamMachine):
     def __init__(
         self, role: StreamRole, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None
     ) -> None:
-        super().__init__(role, send_limit=messages.INITIAL_CREDIT, window=_checked_window(window))
+        super().__init__(role, send_limit=messages.INITIAL_CREDIT, window=checked_window(window))
         self.phase = StreamPhase.OPENING if role is StreamRole.OPENER else StreamPhase.CONNECTING
         self._stream_id = stream_id
         self._heard = False
@@ -112,7 +113,7 @@ class StreamMachine(ByteStreamMachine):
         Raises:
             StateError: ``window`` is out of range.
         """
-        self._receive.window = _checked_window(window)
+        self._receive.window = checked_window(window)
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
@@ -350,12 +351,6 @@ class StreamMachine(ByteStreamMachine):
 
     def _emit(self, effect: events.Effect) -> None:
         self._effects.append(effect)
-
-
-def _checked_window(window: int) -> int:
-    if not messages.MIN_WINDOW <= window <= messages.MAX_WINDOW:
-        raise StateError(f"window of {window} bytes; {messages.MIN_WINDOW} to {messages.MAX_WINDOW} are allowed")
-    return window
 
 
 def _err_code(code: str) -> messages.ErrCode:

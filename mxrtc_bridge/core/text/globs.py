@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
@@ -134,20 +134,13 @@ class Glob:
                     yield _Gram(run[start : start + size], offset)
 
 
-@dataclass(slots=True)
-class _Place(Generic[OwnerT]):
-    """Who is filed under one gram, by its offset."""
-
-    by_offset: dict[int | None, dict[OwnerT, Glob]] = field(default_factory=dict)
-
-
 class GlobIndex(Generic[OwnerT]):
     """Patterns, each with an owner; several owners may have the same pattern."""
 
     __slots__ = ("_gram_of", "_places", "_sizes")
 
     def __init__(self) -> None:
-        self._places: dict[str, _Place[OwnerT]] = {}
+        self._places: dict[str, dict[int | None, dict[OwnerT, Glob]]] = {}
         self._gram_of: dict[OwnerT, _Gram] = {}
         self._sizes: Counter[int] = Counter()
         """How many grams there are of each length."""
@@ -159,19 +152,19 @@ class GlobIndex(Generic[OwnerT]):
         """Take up a pattern; its owner must have none."""
         gram = min(glob.grams(), key=lambda gram: (len(self._filed(gram)) + 1) / (1 << gram.strength))
         if gram.text not in self._places:
-            self._places[gram.text] = _Place()
+            self._places[gram.text] = {}
             self._sizes[len(gram.text)] += 1
-        self._places[gram.text].by_offset.setdefault(gram.offset, {})[owner] = glob
+        self._places[gram.text].setdefault(gram.offset, {})[owner] = glob
         self._gram_of[owner] = gram
 
     def remove(self, owner: OwnerT) -> None:
         """Forget the pattern of an owner."""
         gram = self._gram_of.pop(owner)
-        place = self._places[gram.text]
-        del place.by_offset[gram.offset][owner]
-        if not place.by_offset[gram.offset]:
-            del place.by_offset[gram.offset]
-            if not place.by_offset:
+        by_offset = self._places[gram.text]
+        del by_offset[gram.offset][owner]
+        if not by_offset[gram.offset]:
+            del by_offset[gram.offset]
+            if not by_offset:
                 del self._places[gram.text]
                 self._sizes[len(gram.text)] -= 1
 
@@ -196,7 +189,7 @@ class GlobIndex(Generic[OwnerT]):
             if not count:
                 continue
             for gram in {framed[at : at + size] for at in range(length - size + 1)} & self._places.keys():
-                by_offset = self._places[gram].by_offset
+                by_offset = self._places[gram]
                 if None in by_offset:
                     yield by_offset[None]
                 if len(by_offset) > (None in by_offset):
@@ -208,5 +201,4 @@ class GlobIndex(Generic[OwnerT]):
                         at = framed.find(gram, at + 1)
 
     def _filed(self, gram: _Gram) -> dict[OwnerT, Glob]:
-        place = self._places.get(gram.text)
-        return {} if place is None else place.by_offset.get(gram.offset, {})
+        return self._places.get(gram.text, {}).get(gram.offset, {})

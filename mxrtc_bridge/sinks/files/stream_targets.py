@@ -20,7 +20,6 @@ from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.engine.outside import TargetThreads, threads_of
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
-from mxrtc_bridge.sinks.reader_writer import Owner
 from mxrtc_bridge.sinks.stream_sink import GivesOnlyError, StreamSink
 from mxrtc_bridge.sinks.threaded import ThreadedReader, ThreadedWriter
 
@@ -36,7 +35,7 @@ _WORDS = {
 class _NoReader:
     """The reading half of a stream that gives nothing: its end comes at once."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: StreamSink) -> None:
         self._owner = owner
         self._over = False
         self._loop = asyncio.get_running_loop()
@@ -59,7 +58,7 @@ class _NoReader:
 class _NoWriter:
     """The writing half of a stream that takes nothing: whoever writes is told so by a failure."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: StreamSink) -> None:
         self._owner = owner
         self._stopped = False
         self._loop = asyncio.get_running_loop()
