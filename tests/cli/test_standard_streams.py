@@ -261,6 +261,7 @@ run_program(lambda: run(Report(), work), 7)
 """
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("where", "code"), [("/dev/full", 7), ("/dev/null", 0)])
 def test_a_command_whose_loop_does_not_close_says_so_too(where: str, code: int) -> None:
     """As where a name server does not answer: the process is ended by another thread then."""
@@ -292,6 +293,7 @@ def program(body: str, **options: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM.format(body=body)], **options)  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.programs
 def test_whoever_waits_for_a_reader_of_data_can_stop_waiting() -> None:
     body = "print('x' * 1_000_000); print('done', file=sys.stderr, flush=True)"
     process = program(body, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -303,6 +305,7 @@ def test_whoever_waits_for_a_reader_of_data_can_stop_waiting() -> None:
     assert said == b""
 
 
+@pytest.mark.programs
 def test_a_stopped_reader_of_messages_does_not_keep_the_program_from_ending() -> None:
     reading, writing = os.pipe()
     process = program("print('x' * 100_000, file=sys.stderr)", stderr=writing)
@@ -311,6 +314,7 @@ def test_a_stopped_reader_of_messages_does_not_keep_the_program_from_ending() ->
     os.close(writing)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("body", "code"), [("1 / 0", 1), ("raise KeyboardInterrupt", 130), ("sys.exit(7)", 7)])
 def test_nor_from_ending_with_its_code(body: str, code: int) -> None:
     reading, writing = os.pipe()
@@ -320,6 +324,7 @@ def test_nor_from_ending_with_its_code(body: str, code: int) -> None:
     os.close(writing)
 
 
+@pytest.mark.programs
 def test_nobody_is_told_where_it_stood_who_interrupts_twice() -> None:
     reading, writing = os.pipe()
     body = "print('x' * 100_000, file=sys.stderr); print('ready', flush=True); raise KeyboardInterrupt"
@@ -335,6 +340,7 @@ def test_nobody_is_told_where_it_stood_who_interrupts_twice() -> None:
     process.stdout.close()
 
 
+@pytest.mark.programs
 def test_a_defect_is_told_after_what_was_said_before() -> None:
     process = program("print('before', file=sys.stderr); 1 / 0", stderr=subprocess.PIPE)
     _, said = process.communicate(timeout=LIMIT_S)
@@ -343,6 +349,7 @@ def test_a_defect_is_told_after_what_was_said_before() -> None:
     assert said.endswith(b"ZeroDivisionError: division by zero\n")
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
 def test_text_is_utf_8_in_every_locale(locale: str) -> None:
     body = "print('caf\\u00e9 \\U0001f600 \\udcff')"

@@ -265,6 +265,7 @@ async def killed_after_writing(
     await process.wait()
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("size", [0, 1000, 10_000_000])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 async def test_a_process_that_dies_leaves_a_reset(size: int, number: signal.Signals, tmp_path: Path) -> None:
@@ -277,6 +278,7 @@ async def test_a_process_that_dies_leaves_a_reset(size: int, number: signal.Sign
     assert read_to_the_end(half_closed, size) == ("end" if size <= 1000 else "reset")
 
 
+@pytest.mark.programs
 async def test_what_was_ended_arrives_also_when_the_process_is_gone_before_it_was_read(tmp_path: Path) -> None:
     pairs = []
     for _ in range(2):
@@ -327,6 +329,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.programs
 async def test_a_process_that_dies_as_soon_as_it_is_connected_leaves_a_reset(tmp_path: Path) -> None:
     """Before anything was said: a service must not take that for an empty stream."""
     program = tmp_path / "program.py"
@@ -338,6 +341,7 @@ async def test_a_process_that_dies_as_soon_as_it_is_connected_leaves_a_reset(tmp
     assert read_to_the_end(peer, 0) == "reset"
 
 
+@pytest.mark.programs
 async def test_a_process_that_dies_as_soon_as_it_has_accepted_leaves_a_reset(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(DIES_ACCEPTING)

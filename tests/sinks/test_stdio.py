@@ -380,6 +380,7 @@ else:
 """
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("source", ["pipe", "file"])
 def test_program_passes_16_mib_through_its_standard_streams(loop: str, source: str, tmp_path: Path) -> None:
@@ -401,6 +402,7 @@ def test_program_passes_16_mib_through_its_standard_streams(loop: str, source: s
     assert hashlib.sha256(out).digest() == hashlib.sha256(content).digest()
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_program_ends_when_its_output_pipe_is_closed(loop: str) -> None:
     import subprocess

@@ -161,6 +161,7 @@ def run_story(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("size", ["100", "3000000"])
 def test_a_disk_that_is_full_stops_the_file_and_lets_it_go_on_later(tmp_path: Path, size: str) -> None:
     """On a file system of 2 MiB: the reason is said, nothing half is visible, and it goes on when there is room.
@@ -174,6 +175,7 @@ def test_a_disk_that_is_full_stops_the_file_and_lets_it_go_on_later(tmp_path: Pa
     assert result.stdout.splitlines()[-1] == "all as it should be"
 
 
+@pytest.mark.programs
 async def test_a_directory_without_the_right_to_write_is_said(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         result = run_story("unprivileged", str(tmp_path), "100")
