@@ -13,7 +13,7 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.devices.room_messages import RoomMessages, explain
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StateError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
@@ -189,3 +189,39 @@ def test_every_obstacle_is_explained_with_what_to_do(obstacle: Obstacle) -> None
     text = explain(Undecryptable(obstacle))
     assert obstacle.value in text
     assert "Please" in text
+
+
+async def test_keys_are_prepared_where_there_is_a_room_and_a_device_and_failures_are_nobodys(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rooms, prepared = Rooms(), list[object]()
+    async with talking(server, rooms) as (encryption, messages):
+        await messages.prepare(RoomId(ROOM), USER)
+        await start(encryption, [USER])
+        device = encryption.device_of(USER)
+        assert device is not None
+
+        async def prepare(_encryption: object, members: object, *, least: object) -> None:
+            prepared.append(members)
+            if len(prepared) > 1:
+                raise HomeserverError("away", 502)
+
+        monkeypatch.setattr(device.outbound, "prepare", prepare)
+        rooms.encrypted.add(ROOM)
+        await messages.prepare(RoomId(ROOM), USER)
+        rooms.known[ROOM] = frozenset({USER})
+        await messages.prepare(RoomId("!plain:x"), USER)
+        assert prepared == [], "neither where nobody is known, nor where nothing is encrypted"
+        for _ in range(2):
+            await messages.prepare(RoomId(ROOM), USER)
+    assert prepared == [{USER}] * 2
+    assert "the keys of a room of" in caplog.text
+
+
+async def test_nothing_is_heard_without_a_device(server: KeyServerDouble) -> None:
+    async def late(_event: RoomEvent, _result: Opened | Undecryptable) -> None: ...
+
+    async with talking(server, Rooms()) as (_, messages):
+        with pytest.raises(StateError, match="not been started"):
+            await messages.open(encrypted_event(), USER, late)
