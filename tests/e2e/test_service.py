@@ -20,6 +20,7 @@ from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.bridge.homeserver import FakeHomeserver
 from tests.bridge.test_service_manager import Manager
 from tests.other_user import OTHER_UID, needs_root, public_directory
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, needs_root]
 
@@ -134,7 +135,7 @@ async def test_a_life_under_a_service_manager(service: Service) -> None:
 
         # A loop that stands still gives no sign of life, and a stop is told.
         os.kill(bridge.pid, signal.SIGSTOP)
-        await asyncio.sleep(0.3)
+        await until(lambda: Path(f"/proc/{bridge.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         manager.told()
         await asyncio.sleep(1)
         assert manager.told() == []

@@ -31,11 +31,17 @@ class Disk:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self.answering = False
+        self.asked = 0
+        self.answered = 0
         os.mkfifo(path)
 
     def read(self) -> bytes:
-        with open(self.path, "rb", buffering=0) as fifo:
-            return fifo.read()
+        self.asked += 1
+        try:
+            with open(self.path, "rb", buffering=0) as fifo:
+                return fifo.read()
+        finally:
+            self.answered += 1
 
     def answer(self) -> None:
         """Let go whoever is blocked, and whoever comes."""
@@ -56,7 +62,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made = Disk(tmp_path / "disk")
     yield made
     made.answer()
-    time.sleep(0.05)
+    deadline = time.monotonic() + 5
+    while made.answered < made.asked and time.monotonic() < deadline:
+        time.sleep(0.001)
     made.answering = False
 
 

@@ -29,7 +29,7 @@ from mxrtc_bridge.sctp.association import Association
 from tests.rtc import malformed
 from tests.rtc.peers import Pair, answer_of, join, make_peer, offer_of, unconsumed
 from tests.rtc.stock import MixedPair, stock_on_loopback
-from tests.waiting import until
+from tests.waiting import turns, until
 
 __all__ = ["stock_on_loopback"]
 
@@ -436,6 +436,6 @@ async def test_connections_end_without_unretrieved_errors_when_both_close_at_onc
         channel = caller.open_channel("busy", "")
         for _ in range(50):
             channel.send(bytes(16384))
-        await asyncio.sleep(0.01)
+        await turns()
         await asyncio.gather(caller.close(), callee.close())
     assert errors == []

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -27,7 +26,7 @@ from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines
 from tests.bridge.audit.world import CALL, END, NOW, World, world
 from tests.long import some
-from tests.waiting import until
+from tests.waiting import turns, until
 
 __all__ = ["world"]
 
@@ -269,11 +268,11 @@ async def test_a_stop_while_the_disk_is_slow_says_what_became_of_each(
 ) -> None:
     audit = await world.start()
     plain = AuditFile.append
-    begun = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def append_slowly(self: AuditFile, lines: list[str], last: Head) -> int:
         begun.set()
-        time.sleep(0.05)
+        over.wait(30)
         return plain(self, lines, last)
 
     monkeypatch.setattr(AuditFile, "append", append_slowly)
@@ -281,6 +280,8 @@ async def test_a_stop_while_the_disk_is_slow_says_what_became_of_each(
     asked = asyncio.create_task(audit.record(CALL))
     await asyncio.to_thread(begun.wait)
     world.tasks[0].cancel()
+    await turns()
+    over.set()
     await asyncio.gather(*world.tasks, return_exceptions=True)
     assert await asked
     await audit.close()
