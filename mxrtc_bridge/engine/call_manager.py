@@ -23,6 +23,7 @@ from mxrtc_bridge.core.call.limits import (
     BUSY_ANSWERS_A_MINUTE,
     BUSY_ANSWERS_A_MINUTE_OF_SERVER,
     LIMIT_LOG_S,
+    STRANGERS_A_MINUTE,
     CallLimits,
     LiveCalls,
     RateLimit,
@@ -140,6 +141,7 @@ class CallManager:
         self._away: set[str] = set()
         """Servers whose users cannot be told now of leftover calls, be it they or our homeserver that do not answer."""
         self._busy_answers = RateLimit(BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER, settings.own_server)
+        self._strangers = RateLimit(STRANGERS_A_MINUTE, STRANGERS_A_MINUTE)
         self._at_limit = RateLimitedLog(log, clock.monotonic, period_s=LIMIT_LOG_S)
         self._tasks: asyncio.TaskGroup | None = None
         self._draining = False
@@ -214,7 +216,7 @@ class CallManager:
                 self._say_stale(event.route, event, invite, local)
             return
         counted = self._unclaimed.pop(event.event_id, False)
-        if self._draining or not (counted or self._invites.allow(event.sender, self._clock.monotonic())):
+        if self._draining or not (counted or self._takes(event.sender, local)):
             self._refuse_for_now(event, invite, local)
             return
         record = CallRecord(event.route, invite.call_id, local, event.sender, self._new_party_id())
@@ -238,13 +240,19 @@ class CallManager:
                 raise
             self._seldom.warning(record.remote, "! call %s is refused: %s", record.call_id, error)
 
+    def _takes(self, user: UserId, local: UserId) -> bool:
+        """Whether one more call of a user is looked at now."""
+        now = self._clock.monotonic()
+        if not self._invites.allow(user, now):
+            return False
+        if isinstance(self._rights.may_call(user, local), Allow):
+            return True
+        whose = "own" if server_of(user) == self.settings.own_server.lower() else "foreign"
+        return self._strangers.allow(UserId(f"@all:{whose}.invalid"), now)
+
     def _say_stale(self, route: DevicePair, event: CallEvent, invite: Invite, local: UserId) -> None:
         """Tell a device whose clock is wrong. In a room nobody is told: there the time is not the caller's."""
-        if (
-            self._tasks is not None
-            and not self._draining
-            and self._invites.allow(event.sender, self._clock.monotonic())
-        ):
+        if self._tasks is not None and not self._draining and self._takes(event.sender, local):
             reject = Reject(invite.call_id, self._new_party_id(), Version.V1, STALE_INVITE)
             self._tasks.create_task(self._send_alone(route, local, reject), name="stale invite")
 
@@ -264,7 +272,8 @@ class CallManager:
         if self._draining:
             self._counters.refusal(RefusalCode.RATE)
             return
-        self._note_limit(RefusalCode.RATE, event.sender, "limits.invites_per_minute, invites_per_minute_per_server")
+        keys = "limits.invites_per_minute, invites_per_minute_per_server"
+        self._note_limit(RefusalCode.RATE, event.sender, f"{keys}; {STRANGERS_A_MINUTE} a minute without a right")
         if self._tasks is None or not isinstance(self._rights.may_call(event.sender, local), Allow):
             return
         now = self._clock.monotonic()

@@ -13,7 +13,7 @@ import pytest
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Decision, Deny
 from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
-from mxrtc_bridge.core.call.limits import BUSY_ANSWERS_A_MINUTE, CallLimits
+from mxrtc_bridge.core.call.limits import BUSY_ANSWERS_A_MINUTE, STRANGERS_A_MINUTE, CallLimits
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, TransportError
 from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId, server_of
@@ -271,6 +271,28 @@ async def test_denied_user_is_rejected_without_a_peer_connection(bridge: Bridge)
     assert bridge.told == [ALICE]
 
 
+FAR, OWN = "@m:evil{}.test", "@m{}:own.test"
+
+
+@pytest.mark.parametrize(("crowd", "other"), [(FAR, OWN), (OWN, FAR)])
+async def test_of_a_crowd_without_a_right_so_many_are_refused_as_cost_nobody_else(crowd: str, other: str) -> None:
+    """From as many servers as they like, which are made up like users; the rest costs a look-up, and hears nothing."""
+    async with running(Bridge(own_server="Own.test")) as bridge:
+        strangers = [UserId(crowd.format(number)) for number in range(2 * STRANGERS_A_MINUTE)]
+        bridge.denied.update(strangers, [other_one := UserId(other.format(1))])
+        for number, user in enumerate(strangers):
+            await bridge.invite(f"s{number}", sender=user, room=RoomId(f"!{number}:evil.test"))
+        await bridge.until(lambda: not bridge.manager.live.sessions)
+        # Some more for the time that it takes.
+        assert STRANGERS_A_MINUTE <= len(bridge.told) == len(bridge.sent) <= STRANGERS_A_MINUTE + 40
+        assert bridge.refusals().count("rate") == len(strangers) - len(bridge.sent)
+        await bridge.invite("other", sender=other_one, room=RoomId("!other:evil.test"))
+        await bridge.until(lambda: other_one in bridge.told)
+        await bridge.invite()
+        await bridge.until(connected(bridge))
+        assert bridge.manager.live.sessions[-1].remote == ALICE
+
+
 async def test_nobody_is_let_in_before_the_homeserver_has_confirmed_it(bridge: Bridge) -> None:
     """What is found out meanwhile counts; nothing else waits for it."""
     bridge.confirming.clear()
@@ -421,9 +443,9 @@ async def test_invites_beyond_the_rate_of_somebody_with_a_right_are_answered_as_
         assert bridge.refusals() == ["rate"] * (BUSY_ANSWERS_A_MINUTE + 4)
         assert len(bridge.claimed) == 2, "nothing of them is stored"
     lines = [record.getMessage() for record in caplog.records if "by a limit" in record.getMessage()]
-    assert lines == [
-        f"! a call from {ALICE} is refused by a limit: limits.invites_per_minute, invites_per_minute_per_server"
-    ]
+    keys = "limits.invites_per_minute, invites_per_minute_per_server"
+    without = f"{STRANGERS_A_MINUTE} a minute without a right"
+    assert lines == [f"! a call from {ALICE} is refused by a limit: {keys}; {without}"]
 
 
 async def test_users_of_our_own_homeserver_may_all_come_at_once() -> None:

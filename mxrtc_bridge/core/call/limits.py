@@ -29,6 +29,11 @@ BUSY = "user_busy"
 """The reason of a refusal after which the same call may be let in at another time."""
 BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER = 6, 60
 """How often a user, and all users of one other homeserver, are told that a limit is reached; then they hear nothing."""
+STRANGERS_A_MINUTE = 120
+"""Calls of users without a right that are looked at and refused: of those of our homeserver, and of all others.
+
+Each of them costs a record and an answer, and servers are made up as easily as users; the rest hears nothing.
+"""
 LIMIT_LOG_S = 60.0
 """How often the log says so, with the number of those that it has not named."""
 
