@@ -211,7 +211,8 @@ class Bridge:
             await until_possible("the rooms of peers", self.calls.peers.start)
             keep("rooms of peers", self.calls.peers.run)
             keep("arrivals", self.revocation.run)
-            await self.devices.encryption.begin(users, self._router.receive_to_device)
+            to_device, register = self._router.receive_to_device, self.calls.peers.register_again
+            await self.devices.encryption.begin(users, to_device, register)
             keep("calls by devices", self.calls.signalling.run)
             keep("encryption", self.devices.encryption.run)
             keep("late keys", self.devices.messages.run)

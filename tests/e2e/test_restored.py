@@ -90,9 +90,9 @@ def put_back(copied: Path, folder: Path, pattern: str) -> None:
         shutil.copy2(each, folder)
 
 
-async def assert_call_by_device(world: World, user: str) -> None:
-    code, out, said = await world.run_mxrtc(user, "--json", "ping", "-c", "1", "build")
-    assert code == 0, said + world.log_text()[-3000:]
+async def assert_call_by_device(world: World, user: str, peer: str = "build") -> None:
+    code, out, said = await world.run_mxrtc(user, "--json", "ping", "-c", "1", peer)
+    assert code == 0, out.decode()[-600:] + said + world.log_text()[-3000:]
     (connected,) = [each for each in map(json.loads, out.splitlines()) if each["kind"] == "connected"]
     assert (connected["signalling"], connected["end_to_end"]) == ("device", True)
     assert connected["peer_trust"] == "cross-signed"

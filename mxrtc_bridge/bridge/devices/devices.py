@@ -96,6 +96,7 @@ class Encryption:
         self._wall_ms = wall_ms
         self._to_device: ToDeviceHandler
         """No device is there before :meth:`begin` has it."""
+        self._register_again: Callable[[UserId], Awaitable[None]]
         self._may_replace = may_replace
         self._seldom = RateLimitedLog(log)
         self._ends: dict[UserId, _End] = {}
@@ -128,17 +129,24 @@ class Encryption:
         for end in self._ends.values():
             end.rooms.device.lists.know(config.encryption.identities)
 
-    async def begin(self, users: Iterable[UserId], to_device: ToDeviceHandler) -> None:
+    async def begin(
+        self,
+        users: Iterable[UserId],
+        to_device: ToDeviceHandler,
+        register_again: Callable[[UserId], Awaitable[None]] = lambda _user: asyncio.sleep(0),
+    ) -> None:
         """Get ready to bring up the devices of all virtual users, which must be registered; asks no homeserver.
 
         Args:
             users: ours.
             to_device: given what other devices send, one at a time for each of ours.
+            register_again: registers one of them with a homeserver that has forgotten it, as it was put back.
 
         Raises:
             LocalError: encryption was demanded (``enabled: on``) and is not possible.
         """
         settings, self._to_device, self._users = self._config.encryption, to_device, frozenset(users)
+        self._register_again = register_again
         if settings.mode is EncryptionMode.OFF:
             self.why_off = "encryption.enabled is off"
             log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
@@ -341,6 +349,8 @@ class Encryption:
             try:
                 began_s = elapsed_s()
                 if not end.up:
+                    if failures:
+                        await self._register_again(end.rooms.device.user)
                     # It may have been deleted at the homeserver: then a new one takes its place.
                     await self._start(end)
                     log.info("the device of %s is up", end.rooms.device.user)

@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 MAX_TO_DEVICE = 1000
 """Messages of one answer that are looked at; Synapse sends at most 100."""
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
+SHOW_AGAIN_S = 10.0
+"""Until it is looked again which identity the homeserver shows, where that could not be found out or mended."""
 MAX_UNREAD = 64
 """Devices whose messages could not be read, and which are told of the device that takes the place of ours."""
 
@@ -142,6 +144,8 @@ class CryptoDevice:
         self.session_begun = session_begun
         self._unread: dict[tuple[UserId, str], None] = {}
         self._renewals = Renewals(monotonic)
+        self._identity_doubted = False
+        self._identity_asked_at = float("-inf")
         self._new_keys: list[InboundRecord] = []
 
     # --- the device itself
@@ -314,7 +318,11 @@ class CryptoDevice:
         if self._token is None:
             # The first answer of a device says nothing of the changes before it.
             await self.lists.mark_all_outdated()
-        await self.lists.receive(answer.get("device_lists"))
+        lists = answer.get("device_lists")
+        await self.lists.receive(lists)
+        changed = lists.get("changed") if isinstance(lists, dict) else None
+        if isinstance(changed, list) and self.user in changed:
+            self.doubt_identity()
         self._reading += 1
         # What is left is received with each answer until one is settled: this one may come again.
         left, new = map(self._receive_left, self._left), map(self._receive, messages_in(answer)[:MAX_TO_DEVICE])
@@ -344,6 +352,7 @@ class CryptoDevice:
         try:
             await self._keys.refill(counts, fallback_used=used)
             await self._keys.prove_where_due(busy=has_brought(answer))
+            await self._show_identity_where_due()
         except StrangeKeysError as error:
             if self._renewals.may_be():
                 await self._renew(error)
@@ -351,6 +360,25 @@ class CryptoDevice:
             # The next answer has the count again.
             self.seldom.info(self.user, "! keys of %s were not uploaded: %s", self.user, error)
         self._begin_with_unread()
+
+    def doubt_identity(self) -> None:
+        """The homeserver perhaps shows another identity of our user than ours, or none; the next answer finds out."""
+        self._identity_doubted = self._identity is not None
+
+    async def _show_identity_where_due(self) -> None:
+        """See to it that the homeserver shows our identity, where it may have been put back to before it did.
+
+        Raises:
+            HomeserverError: it does not answer, or refuses.
+            OtherIdentityError: it shows another one, whose place ours may not take.
+        """
+        now = self._monotonic()
+        if self._identity is None or not self._identity_doubted or now - self._identity_asked_at < SHOW_AGAIN_S:
+            return
+        self._identity_asked_at = now
+        own, shown = self._own, await ask_for_own_keys(self._server)
+        await publish_identity(self._server, shown, own.device, self._identity, own.device_keys(), own.sign)
+        self._identity_doubted, self._identity_asked_at = False, float("-inf")
 
     def _begin_with_unread(self) -> None:
         """Begin sessions with those who have used keys that were not ours: they find by that who takes our place."""

@@ -155,6 +155,8 @@ class DeviceSync:
 
     async def _pause(self, error: Exception) -> None:
         self._failures += 1
+        # Whatever comes back may have been put back from a copy.
+        self._device.doubt_identity()
         if self._failures == 1:
             log.warning("! no messages for %s: %s", self._device.user, error)
         await self._sleep(Backoff(0.5, LONGEST_PAUSE_S).pause_s(self._failures, self._jitter()))

@@ -424,6 +424,15 @@ class Peers:
             room.active_ms = now_ms
             await self._directory.touch(room.peer, room.room_id, now_ms)
 
+    async def register_again(self, user: UserId) -> None:
+        """Have the homeserver know a peer that it has forgotten, as one does that was put back from an old copy.
+
+        Raises:
+            HomeserverError: it refuses, or does not answer.
+        """
+        if (profile := self._profiles.get(user)) is not None:
+            await self._register([profile])
+
     # --- steps
 
     async def _register(self, profiles: Iterable[PeerProfile]) -> None:
