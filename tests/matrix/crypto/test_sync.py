@@ -30,9 +30,13 @@ class Device:
     def __init__(self) -> None:
         self.story: list[str] = []
         self.refusals = 0
+        self.doubts = 0
         self.seldom = RateLimitedLog(logging.getLogger(__name__))
 
     def deliver_to(self, _handler: object) -> None: ...
+
+    def doubt_identity(self) -> None:
+        self.doubts += 1
 
     async def receive_sync(self, answer: dict[str, Any]) -> tuple[ToDeviceEvent, ...]:
         return tuple(ToDeviceEvent(name, ALICE, {}, None) for name in answer.get("names", ()))
