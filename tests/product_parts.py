@@ -131,7 +131,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sctp/test_bbr.py": "_model",
         "sctp/test_channels.py": "_max_channels _receiver",
         "sctp/test_flow.py": "_beyond _congestion _path _queue _receiver _sender _streams",
-        "sctp/test_handshake.py": "_tag _writer _zero",
+        "sctp/test_handshake.py": "_drawn _writer _zero",
         "sctp/test_limits.py": "_congestion _gaps _receiver _sender _window _writer",
         "sctp/test_recordings.py": "_do _sender",
         "sctp/test_reliability.py": "_sender",

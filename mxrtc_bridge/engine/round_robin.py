@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
@@ -75,22 +76,6 @@ class _Line:
         return True
 
 
-class RoundRobinTurn:
-    """One turn of one sender."""
-
-    __slots__ = ("_sender", "_turns")
-
-    def __init__(self, turns: RoundRobin, sender: UserId) -> None:
-        self._turns = turns
-        self._sender = sender
-
-    async def __aenter__(self) -> None:
-        await self._turns.begin(self._sender)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._turns.end(self._sender)
-
-
 class RoundRobin:
     """See the head of this module. How many may wait is for the caller to bound: each of them is a task of its own.
 
@@ -118,22 +103,19 @@ class RoundRobin:
         """Servers that are remembered, since somebody of theirs waits."""
         return sum(map(len, self._lines))
 
-    def of(self, sender: UserId) -> RoundRobinTurn:
+    @asynccontextmanager
+    async def of(self, sender: UserId) -> AsyncIterator[None]:
         """The next turn of ``sender``: ``async with`` waits for it, and the block that follows is the work."""
-        return RoundRobinTurn(self, sender)
-
-    async def begin(self, sender: UserId) -> None:
-        """Wait for a turn of ``sender``; must be followed by :meth:`end`."""
         if self.waiting or self._active.full(sender, has_right=_nobody) is not None:
             await self._wait(sender)
         else:
             self._active.add(sender)
-
-    def end(self, sender: UserId) -> None:
-        """Give a turn on."""
-        self._active.remove(sender)
-        if self.waiting:
-            self._go_on()
+        try:
+            yield
+        finally:
+            self._active.remove(sender)
+            if self.waiting:
+                self._go_on()
 
     async def _wait(self, sender: UserId) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -43,6 +43,7 @@ from mxrtc_bridge.sctp.channels import (
 )
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
+from mxrtc_bridge.sctp.handshake import RandomValues
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 log = logging.getLogger(__name__)
@@ -149,10 +150,8 @@ class PeerAssociation:
                 max_queued=settings.send_limit + IN_FLIGHT,
                 heartbeat_interval=0,  # ICE asks for consent all the time (RFC 7675)
             ),
-            tag=secrets.randbelow(2**32 - 1) + 1,
-            initial_tsn=secrets.randbits(32),
-            cookie_key=secrets.token_bytes(32),
-            congestion=Bbr(packet_size, random),
+            RandomValues(secrets.randbelow(2**32 - 1) + 1, secrets.randbits(32), secrets.token_bytes(32)),
+            Bbr(packet_size, random),
         )
         # An event comes when the queue falls to the space mark, and there is space below the send mark.
         machine.set_space_mark(settings.send_mark - 1)

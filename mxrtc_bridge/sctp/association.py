@@ -17,6 +17,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset
+from mxrtc_bridge.sctp.handshake import RandomValues
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, SETUP_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
@@ -32,22 +33,12 @@ class Association(Inbound):
 
     Args:
         settings: ports, limits, times.
-        tag: our verification tag: random, not 0.
-        initial_tsn: random, 32 bits.
-        cookie_key: random, at least 16 bytes.
+        drawn: what nobody can guess.
         congestion: decides how much may be in flight, and how fast it may leave.
     """
 
-    def __init__(
-        self,
-        settings: SctpSettings,
-        *,
-        tag: int,
-        initial_tsn: int,
-        cookie_key: bytes,
-        congestion: CongestionControl,
-    ) -> None:
-        super().__init__(settings, tag=tag, initial_tsn=initial_tsn, cookie_key=cookie_key, congestion=congestion)
+    def __init__(self, settings: SctpSettings, drawn: RandomValues, congestion: CongestionControl) -> None:
+        super().__init__(settings, drawn, congestion)
         self._space_mark = 0
         self._space_armed = False
         self._more_at = inf

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from struct import Struct, error
+from typing import Any
 
 # Chunk types (RFC 9260 section 3.2, RFC 3758, RFC 4820, RFC 6525, RFC 8260).
 DATA = 0
@@ -151,13 +152,7 @@ def read_forward_tsn(body: bytes) -> tuple[int, list[tuple[int, int]]]:
     Raises:
         MalformedError: a size that does not fit.
     """
-    try:
-        tsn = int.from_bytes(body[:4], "big")
-        if len(body) < 4:
-            raise MalformedError("a FORWARD-TSN without a TSN")
-        return tsn, list(PAIR.iter_unpack(body[4:]))
-    except error:
-        raise MalformedError(f"a FORWARD-TSN of {len(body)} bytes") from None
+    return _read_skipped("a FORWARD-TSN", PAIR, body)
 
 
 def read_i_forward_tsn(body: bytes) -> tuple[int, list[tuple[int, int, int]]]:
@@ -166,13 +161,17 @@ def read_i_forward_tsn(body: bytes) -> tuple[int, list[tuple[int, int, int]]]:
     Raises:
         MalformedError: a size that does not fit.
     """
+    tsn, skipped = _read_skipped("an I-FORWARD-TSN", _TRIPLE, body)
+    return tsn, [(stream, flags & 1, message) for stream, flags, message in skipped]
+
+
+def _read_skipped(name: str, each: Struct, body: bytes) -> tuple[int, list[Any]]:
+    if len(body) < 4:
+        raise MalformedError(f"{name} without a TSN")
     try:
-        tsn = int.from_bytes(body[:4], "big")
-        if len(body) < 4:
-            raise MalformedError("an I-FORWARD-TSN without a TSN")
-        return tsn, [(stream, flags & 1, message) for stream, flags, message in _TRIPLE.iter_unpack(body[4:])]
+        return int.from_bytes(body[:4], "big"), list(each.iter_unpack(body[4:]))
     except error:
-        raise MalformedError(f"an I-FORWARD-TSN of {len(body)} bytes") from None
+        raise MalformedError(f"{name} of {len(body)} bytes") from None
 
 
 def abort(cause: int, text: str) -> bytes:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import MalformedError
@@ -29,6 +30,20 @@ _OVER_DTLS = (1).to_bytes(4, "big")
 
 MAX_COOKIE = 1024
 """Of the other side; it goes back in one packet."""
+
+
+class RandomValues(NamedTuple):
+    """What one side draws for one association.
+
+    Attributes:
+        tag: our verification tag; not 0.
+        initial_tsn: 32 bits.
+        cookie_key: at least 16 bytes.
+    """
+
+    tag: int
+    initial_tsn: int
+    cookie_key: bytes
 
 
 @dataclass(frozen=True, slots=True)

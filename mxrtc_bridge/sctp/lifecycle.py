@@ -17,7 +17,7 @@ from mxrtc_bridge.sctp import chunks, handshake
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Ended, Established, Event, MessageReceived
-from mxrtc_bridge.sctp.handshake import Proposal
+from mxrtc_bridge.sctp.handshake import Proposal, RandomValues
 from mxrtc_bridge.sctp.numbers import MASK32
 from mxrtc_bridge.sctp.packets import PacketWriter
 from mxrtc_bridge.sctp.reassembly import InStream
@@ -61,36 +61,24 @@ class Lifecycle:
 
     Args:
         settings: ports, limits, times.
-        tag: our verification tag: random, not 0.
-        initial_tsn: random, 32 bits.
-        cookie_key: random, at least 16 bytes.
+        drawn: what nobody can guess.
         congestion: for the sending half.
     """
 
-    def __init__(
-        self,
-        settings: SctpSettings,
-        *,
-        tag: int,
-        initial_tsn: int,
-        cookie_key: bytes,
-        congestion: CongestionControl,
-    ) -> None:
+    def __init__(self, settings: SctpSettings, drawn: RandomValues, congestion: CongestionControl) -> None:
         self._settings = settings
-        self._tag = tag
-        self._initial_tsn = initial_tsn
-        self._cookie_key = cookie_key
+        self._drawn = drawn
         self._state = AssociationState.CLOSED
         self._events: deque[Event | InStream] = deque()
         self._packets: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._proposal = Proposal(
-            tag,
+            drawn.tag,
             settings.receive_window,
             settings.max_streams,
             settings.max_streams,
-            initial_tsn,
+            drawn.initial_tsn,
             interleaving=settings.interleaving,
             partial=True,
             reconfiguration=True,
@@ -99,7 +87,7 @@ class Lifecycle:
         )
         self._peer_tag = 0
         self._writer: PacketWriter | None = None
-        self._sender = Sender(settings, initial_tsn, congestion)
+        self._sender = Sender(settings, drawn.initial_tsn, congestion)
         self._receiver: Receiver | None = None
         self._interleaving = False
         self._outbound_streams = settings.max_streams
@@ -164,7 +152,7 @@ class Lifecycle:
             return
         greeting = handshake.read_greeting(body)
         theirs = greeting.proposal
-        cookie = handshake.make_cookie(self._cookie_key, now, self._tag, theirs)
+        cookie = handshake.make_cookie(self._drawn.cookie_key, now, self._drawn.tag, theirs)
         writer = PacketWriter(self._settings.local_port, self._settings.remote_port, theirs.tag)
         answer = handshake.format_greeting(chunks.INIT_ACK, self._proposal, cookie, greeting.unrecognized)
         self._send_alone(writer.write([answer]))
@@ -190,7 +178,7 @@ class Lifecycle:
         self._send_setup(now)
 
     def _receive_cookie_echo(self, now: float, cookie: bytes) -> None:
-        opened = handshake.open_cookie(self._cookie_key, self._tag, cookie)
+        opened = handshake.open_cookie(self._drawn.cookie_key, self._drawn.tag, cookie)
         if opened is None:
             self._drop("cookie")
             return

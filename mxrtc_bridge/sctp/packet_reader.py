@@ -12,7 +12,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER, HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import MessageReceived, ResetDone, StreamReset
-from mxrtc_bridge.sctp.handshake import Proposal
+from mxrtc_bridge.sctp.handshake import Proposal, RandomValues
 from mxrtc_bridge.sctp.lifecycle import DATA_STATES, OPEN_STATES, AssociationState, Lifecycle
 from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
@@ -32,16 +32,8 @@ _EXTENSIONS = frozenset({chunks.RE_CONFIG, chunks.FORWARD_TSN, chunks.I_FORWARD_
 class Inbound(Lifecycle):
     """The receiving side of an association; the arguments are those of :class:`Lifecycle`."""
 
-    def __init__(
-        self,
-        settings: SctpSettings,
-        *,
-        tag: int,
-        initial_tsn: int,
-        cookie_key: bytes,
-        congestion: CongestionControl,
-    ) -> None:
-        super().__init__(settings, tag=tag, initial_tsn=initial_tsn, cookie_key=cookie_key, congestion=congestion)
+    def __init__(self, settings: SctpSettings, drawn: RandomValues, congestion: CongestionControl) -> None:
+        super().__init__(settings, drawn, congestion)
         self._congestion = congestion
         self._streams: dict[int, OutStream] = {}
         self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling)
@@ -62,7 +54,9 @@ class Inbound(Lifecycle):
         self._peer_resets = theirs.reconfiguration
         if not theirs.skips_unknown:
             self._path = PathMtu(self._path.size, self._path.size)  # a probe has PAD in it
-        self._reconfiguration = Reconfiguration(self._initial_tsn, theirs.initial_tsn, self._reply, self._streams_reset)
+        self._reconfiguration = Reconfiguration(
+            self._drawn.initial_tsn, theirs.initial_tsn, self._reply, self._streams_reset
+        )
 
     def _established(self, now: float) -> None:
         self._path.begin(now)
@@ -97,7 +91,7 @@ class Inbound(Lifecycle):
         if (checksum or not self._settings.zero_checksum or not tag) and not checksum_matches(packet):
             self._drop("checksum")
             return
-        if tag != self._tag and not self._is_tag_allowed(tag, packet):
+        if tag != self._drawn.tag and not self._is_tag_allowed(tag, packet):
             self._drop("tag")
             return
         self._last_received_at = now

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -71,23 +71,21 @@ class CryptoStore:
         bounds: CryptoBounds = CryptoBounds(),  # noqa: B008 - a value
         trim_every: int = TRIM_EVERY,
     ) -> None:
-        self._database = database
-        self._bounds = bounds
-        self._trim_every = trim_every
+        self.database = database
+        self.bounds = bounds
+        self.trim_every = trim_every
         self._is_trimmed = False
         """Whether no table has had too many rows since the start."""
-        self._indexed = set[UserId]()
+        self.indexed = set[UserId]()
         """Own users for whom messages of rooms were decrypted since."""
 
     def of(self, user: UserId) -> CryptoUserStore:
         """The memory of one own user."""
-        return CryptoUserStore(
-            self._database, user, bounds=self._bounds, trim_every=self._trim_every, indexed=self._indexed.add
-        )
+        return CryptoUserStore(self, user)
 
     async def vouched(self) -> dict[UserId, str]:
         """Users whose identity was compared by hand, with it; skips users for whom own users hold different keys."""
-        rows = await self._database.rows(
+        rows = await self.database.rows(
             "SELECT user_id, MIN(verified_master) AS master FROM crypto_user WHERE verified_master IS NOT NULL "
             "GROUP BY user_id HAVING MIN(verified_master) = MAX(verified_master) ORDER BY user_id LIMIT $1",
             (MAX_VOUCHED,),
@@ -114,20 +112,20 @@ class CryptoStore:
             gone += await connection.fetch(
                 "DELETE FROM crypto_opened WHERE opened_ms < $1 RETURNING 1", now_ms - KEEP_OPENED_MS
             )
-            return len(gone) + await trim_rooms(connection, now_ms, self._bounds)
+            return len(gone) + await trim_rooms(connection, now_ms, self.bounds)
 
-        forgotten = await self._database.transaction(delete)
+        forgotten = await self.database.transaction(delete)
         for owner in await self._untrimmed():
-            self._indexed.discard(owner)
-            forgotten += await self._database.transaction(partial(trim, owner=owner, bounds=self._bounds))
+            self.indexed.discard(owner)
+            forgotten += await self.database.transaction(partial(trim, owner=owner, bounds=self.bounds))
         self._is_trimmed = True
         return forgotten
 
     async def _untrimmed(self) -> tuple[UserId, ...]:
         """Own users who may have too many rows: after a start all, and then those whose writing does not see to it."""
         if self._is_trimmed:
-            return tuple(self._indexed)
-        rows = await self._database.rows(
+            return tuple(self.indexed)
+        rows = await self.database.rows(
             "SELECT owner FROM crypto_olm UNION SELECT owner FROM crypto_inbound UNION "
             "SELECT owner FROM crypto_user UNION SELECT owner FROM crypto_index"
         )
@@ -159,19 +157,9 @@ def verified_master_in_file(path: Path, owner: UserId, user: UserId) -> str | No
 class CryptoUserStore:
     """The memory of one user's device."""
 
-    def __init__(
-        self,
-        database: Database,
-        owner: UserId,
-        *,
-        bounds: CryptoBounds = CryptoBounds(),  # noqa: B008 - a value
-        trim_every: int = TRIM_EVERY,
-        indexed: Callable[[UserId], object] = lambda _owner: None,
-    ) -> None:
-        self._bounds = bounds
-        self._trim_every = trim_every
-        self._indexed = indexed
-        self._database = database
+    def __init__(self, store: CryptoStore, owner: UserId) -> None:
+        self._store = store
+        self._database = store.database
         self._owner = owner
         self._written = 0
 
@@ -190,7 +178,7 @@ class CryptoUserStore:
         """Save everything in one transaction."""
         rows = len(changes.olm) + len(changes.inbound) + len(changes.users)
         # Not by the hour: whoever writes to our devices chooses how much that is.
-        full = self._written + rows >= self._trim_every
+        full = self._written + rows >= self._store.trim_every
 
         async def write(connection: Connection) -> None:
             if changes.account is not None:
@@ -207,7 +195,7 @@ class CryptoUserStore:
                 await _write_room(connection, self._owner, room)
             await _write_opened(connection, self._owner, changes)
             if full:
-                await trim(connection, self._owner, self._bounds)
+                await trim(connection, self._owner, self._store.bounds)
 
         await self._database.transaction(write)
         self._written = 0 if full else self._written + rows
@@ -295,7 +283,7 @@ class CryptoUserStore:
             return bool(found == event_id)
 
         key = (self._owner, room, session_id, index)
-        self._indexed(self._owner)
+        self._store.indexed.add(self._owner)
         return await self._database.transaction(claim)
 
     async def user(self, user: UserId) -> UserRecord | None:

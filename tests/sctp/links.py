@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Ended, Established, Event, MessageReceived
+from mxrtc_bridge.sctp.handshake import RandomValues
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.newreno import NewReno
 
@@ -123,13 +124,12 @@ def association(
     """Return an association whose random values come from ``seed``."""
     rng = random.Random(seed)
     settings = settings or SctpSettings()
-    return Association(
-        settings,
+    drawn = RandomValues(
         tag=rng.randrange(1, 1 << 32),
         initial_tsn=rng.choice([0, 1, 0xFFFFFFFF, 0xFFFFFF00, rng.randrange(1 << 32)]),
         cookie_key=rng.randbytes(32),
-        congestion=congestion or NewReno(settings.packet_size - 12),
     )
+    return Association(settings, drawn, congestion or NewReno(settings.packet_size - 12))
 
 
 class World:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mxrtc_bridge.sctp.association import Association
+from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Ended, Event, MessageReceived
+from mxrtc_bridge.sctp.handshake import RandomValues
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.newreno import NewReno
 
@@ -24,10 +26,10 @@ FOLDER = Path(__file__).parent / "captures"
 class RecordedAssociation(Association):
     """Writes its calls down. Its clock starts at 100, whatever time it is called with."""
 
-    def __init__(self, settings: SctpSettings, **values: Any) -> None:
-        super().__init__(settings, **values)
+    def __init__(self, settings: SctpSettings, drawn: RandomValues, congestion: CongestionControl) -> None:
+        super().__init__(settings, drawn, congestion)
         self._offset: float | None = None
-        head = {"tag": values["tag"], "initial_tsn": values["initial_tsn"], "cookie_key": values["cookie_key"].hex()}
+        head = {"tag": drawn.tag, "initial_tsn": drawn.initial_tsn, "cookie_key": drawn.cookie_key.hex()}
         sizes = {"packet_size": settings.packet_size, "packet_size_ceiling": settings.packet_size_ceiling}
         self.lines: list[dict[str, Any]] = [{**head, **sizes, "max_message": settings.max_message}]
 
@@ -128,13 +130,8 @@ class Recording:
             max_remote_message=head["max_message"],
             heartbeat_interval=0,
         )
-        return Association(
-            settings,
-            tag=head["tag"],
-            initial_tsn=head["initial_tsn"],
-            cookie_key=bytes.fromhex(head["cookie_key"]),
-            congestion=NewReno(settings.packet_size),
-        )
+        drawn = RandomValues(head["tag"], head["initial_tsn"], bytes.fromhex(head["cookie_key"]))
+        return Association(settings, drawn, NewReno(settings.packet_size))
 
 
 @dataclass

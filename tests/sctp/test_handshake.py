@@ -137,7 +137,7 @@ def test_cookie_is_stale_after_its_lifetime() -> None:
     world.tap = hold
     world.start()
     world.run(7)
-    receiver = world.right if int.from_bytes(held[0][4:8], "big") == world.right.association._tag else world.left
+    receiver = world.right if int.from_bytes(held[0][4:8], "big") == world.right.association._drawn.tag else world.left
     receiver.association.receive(world.now, held[0])
     (packet,) = receiver.association.datagrams(world.now)
     assert packet[12] == chunks.ERROR

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.inbox import WaitingCount
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.engine.round_robin import RoundRobin, RoundRobinTurn
+from mxrtc_bridge.engine.round_robin import RoundRobin
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.metrics import Metrics
 
@@ -108,7 +109,7 @@ class InboxCapacity:
         for each in waiting:
             self._of(each.lane).add(UserId(each.sender), each.room_id, each.count)
 
-    def turn(self, sender: str, lane: str) -> RoundRobinTurn:
+    def turn(self, sender: str, lane: str) -> AbstractAsyncContextManager[None]:
         """Wait until it is the turn of an event of ``sender``; inside of it the event is handled."""
         turns = self._turns if lane else self._turns_of_changes
         return turns.of(UserId(sender))
