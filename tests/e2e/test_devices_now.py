@@ -33,12 +33,19 @@ pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
 BUILD = f"@rtc_build:{DOMAIN}"
 
-# The bridge as it is, but for the time between two judgings.
+# The bridge as it is, but for the time between two judgings, and a line for each.
 PROGRAM = """
 import sys
 from mxrtc_bridge.bridge.devices import policy
 from mxrtc_bridge.cli.bridge.main import main
 policy.EVERY_S = 0.3
+judge = policy.DevicePolicy.judge_again
+
+async def judge_and_say(self):
+    await judge(self)
+    print("judged", flush=True)
+
+policy.DevicePolicy.judge_again = judge_and_say
 sys.exit(main())
 """
 ENDS_S = 15.0
@@ -202,6 +209,11 @@ async def test_whatever_becomes_of_a_device_ends_its_session_and_lets_in_no_new_
         assert "on purpose? mxrtc-bridge trust @identity-signed" in world.log_text()
 
 
+async def judged(bridge: ManagedProcess) -> None:
+    """Return once the devices of all sessions were judged the next time."""
+    await bridge.wait_for_line("^judged$", after=bridge.mark())
+
+
 @pytest.mark.parametrize("policy", ["any", "cross-signed"])
 async def test_a_homeserver_that_is_away_ends_nothing_and_is_named_once(world: World, policy: str) -> None:
     # A bridge of its own: each has such a line once an hour for each server.
@@ -214,9 +226,8 @@ async def test_a_homeserver_that_is_away_ends_nothing_and_is_named_once(world: W
     said = "the devices of callers of example.test cannot be asked for"
     async with world.homeserver.away():
         await bridge.wait_for_line(said, 20)
-        # Some more judgings without an answer.
-        for _ in range(5):
-            await asyncio.sleep(0.3)
+        for _ in range(3):
+            await judged(bridge)
             await exchange(caller.reader, caller.writer)
         assert bridge.tail(1000).count(said) == 1
     await bridge.wait_for_line("are answered for again", 30)
@@ -231,8 +242,9 @@ async def test_what_the_homeserver_tells_nobody_is_ended_by_deny(world: World) -
     callers = await connected(world, "locked", "suspended")
     await ask_admin(world, "PUT", f"v2/users/@locked:{DOMAIN}", {"locked": True})
     await ask_admin(world, "PUT", f"v1/suspend/@suspended:{DOMAIN}", {"suspend": True})
-    # Some judgings.
-    await asyncio.sleep(1)
+    assert world.bridge is not None
+    for _ in range(3):
+        await judged(world.bridge)
     for caller in callers.values():
         await exchange(caller.reader, caller.writer)
     code, said = await callers["suspended"].calls_again()
