@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from yarl import URL
 
+from tests.connections import OwnedConnections
+
 
 class SilentPostgres:
     """Passes on what both sides say, while :attr:`speaks` is set.
@@ -47,17 +49,11 @@ class SilentPostgres:
 @asynccontextmanager
 async def going_silent(url: str) -> AsyncIterator[SilentPostgres]:
     """Stand between a client and the server at ``url`` for the length of a ``with`` block."""
-    made, tasks = SilentPostgres(url), set[asyncio.Task[None]]()
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.create_task(made.pass_on(reader, writer)))
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    made, connections = SilentPostgres(url), OwnedConnections()
+    server = await asyncio.start_server(connections.guarded(made.pass_on), "127.0.0.1", 0)
     made.url = str(URL(url).with_port(server.sockets[0].getsockname()[1]))
-    try:
-        async with server:
+    async with server:
+        try:
             yield made
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            await connections.close()
