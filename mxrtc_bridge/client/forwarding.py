@@ -31,8 +31,8 @@ from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
-from mxrtc_bridge.engine.client_channels import OpenedStream
+from mxrtc_bridge.core.stream.events import StreamFinished
+from mxrtc_bridge.engine.client_channels import ClientChannels, OpenedStream
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
@@ -229,27 +229,30 @@ class Forwarding:
         Raises:
             ClientError: the right to the service has ended, and there is no other.
         """
-        stream = None
+        opened = None
         try:
-            stream = await self._open(sink, forward)
+            opened = await self._open(sink, forward)
         finally:
-            if stream is None:
+            if opened is None:
                 sink.reset()
-        if stream is None:
+        if opened is None:
             return
+        links, stream = opened
         finished, service = await stream.finished, self._service_of(forward)
-        self._tell_end(f"{self._short}/{service}", finished)
+        name, failed = f"{self._short}/{service}", None
         try:
-            check_finished(f"{self._short}/{service}", finished)
+            check_finished(name, finished, links.bye)
         except ClientError as error:
-            if error.code is Exit.DENIED:
-                for listener in [each for each, of in listeners.items() if self._service_of(of) == service]:
-                    listener.close()
-                    del listeners[listener]
-                if not listeners:
-                    raise
+            failed = error
+        self._tell_end(name, finished, "" if failed is None else str(failed))
+        if failed is not None and failed.code is Exit.DENIED:
+            for listener in [each for each, of in listeners.items() if self._service_of(of) == service]:
+                listener.close()
+                del listeners[listener]
+            if not listeners:
+                raise failed
 
-    async def _open(self, sink: SocketSink, forward: Forward) -> OpenedStream | None:
+    async def _open(self, sink: SocketSink, forward: Forward) -> tuple[ClientChannels, OpenedStream] | None:
         if self._connection is None:
             if self.waiting >= self._max_waiting:
                 return None
@@ -267,7 +270,7 @@ class Forwarding:
         opened = links.open_stream(self._service_of(forward), sink)
         if links.is_full:
             self._tell_full(links.max_streams)
-        return opened
+        return links, opened
 
     def _tell_full(self, most: int) -> None:
         """Say why a local connection hangs; not for each of them."""
@@ -283,7 +286,7 @@ class Forwarding:
                 waited=self._made_wait,
             )
 
-    def _tell_end(self, name: str, finished: StreamFinished) -> None:
+    def _tell_end(self, name: str, finished: StreamFinished, why: str) -> None:
         fields = {
             "name": name,
             "outcome": finished.outcome.value,
@@ -291,8 +294,7 @@ class Forwarding:
             "sent": finished.sent,
             "received": finished.received,
         }
-        why = f"{name}: connection {finished.outcome.value}: {finished.message or finished.code}"
-        self._report.say("stream", "" if finished.outcome is StreamOutcome.CLEAN else why, **fields)
+        self._report.say("stream", why, **fields)
 
     def _status(self) -> dict[str, object]:
         links = self._connection.links if self._connection is not None else None

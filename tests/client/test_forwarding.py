@@ -22,7 +22,7 @@ from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
-from mxrtc_bridge.core.stream.messages import ONLY_FILES, ServiceKind
+from mxrtc_bridge.core.stream.messages import ONLY_FILES, RESET_BY_OTHER_SIDE, UNREACHABLE, ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.client_channels import OpenedStream
@@ -42,6 +42,7 @@ class Links:
         self.lost = asyncio.Event()
         self.streams: list[tuple[ServiceName, Any, OpenedStream]] = []
         self.kinds: dict[tuple[UserId, ServiceName], ServiceKind] = {}
+        self.bye: tuple[str, str] | None = None
 
     async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
         return {PEER: (ECHO,)}
@@ -316,6 +317,40 @@ async def test_who_connects_before_the_peer_has_answered_waits_for_it(tmp_path: 
         answered.set()
         await until(lambda: connection.links.streams)
         assert f"listening on 127.0.0.1:{port} for build/echo" in bench.said.getvalue()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("finished", "bye", "words"),
+    [
+        (
+            StreamFinished(StreamOutcome.REFUSED, "refused", UNREACHABLE, 0, 0),
+            None,
+            "build/echo: the service cannot be reached now (refused)",
+        ),
+        (
+            StreamFinished(StreamOutcome.RESET, "reset", RESET_BY_OTHER_SIDE, 3, 4),
+            None,
+            "build/echo: the stream was cut (the service broke the connection off) after 3 bytes sent and 4 received",
+        ),
+        (
+            StreamFinished(StreamOutcome.RESET, "closed", RESET_BY_OTHER_SIDE, 3, 4),
+            ("session_max", "the session has lasted for the longest that it may"),
+            "build/echo: the stream was cut (the session has lasted for the longest that it may) after 3 bytes sent",
+        ),
+    ],
+)
+async def test_why_a_stream_has_ended_is_said_in_the_words_of_nc(
+    tmp_path: Path, finished: StreamFinished, bye: tuple[str, str] | None, words: str
+) -> None:
+    connection = Connection()
+    bench = Bench(tmp_path, connection)
+    async with bench.running():
+        _, writer = await bench.local()
+        await until(lambda: connection.links.streams)
+        connection.links.bye = bye
+        connection.links.streams[0][2].finished.set_result(finished)
+        await until(lambda: words in bench.said.getvalue())
         writer.close()
 
 

@@ -48,6 +48,7 @@ from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 from mxrtc_bridge.storage.crypto import CryptoStore, verified_master_in_file
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.disk_space import is_full
 
 log = logging.getLogger(__name__)
 
@@ -322,9 +323,8 @@ async def _database(state: StateFolder, folder: int) -> Database:
     try:
         return await Database.open(_url(path))
     except StorageError as error:
-        raise NoOwnDeviceError(
-            f"the keys of our device cannot be used: {error}; if {path} is damaged, remove it, and they are made anew"
-        ) from error
+        remedy = "" if is_full(path) else f"; if {path} is damaged, remove it, and they are made anew"
+        raise NoOwnDeviceError(f"the keys of our device cannot be used: {error}{remedy}") from error
 
 
 async def is_verified(state: StateFolder, login: Login, peer: UserId) -> bool:
@@ -446,7 +446,8 @@ def device_key(folder: int, path: Path) -> bytes:
     """The key that the secrets of our device are encrypted with, made where there is none.
 
     Raises:
-        ClientError: it is not ours alone, or cannot be used.
+        ClientError: it is not ours alone.
+        NoOwnDeviceError: it cannot be used.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -459,7 +460,7 @@ def device_key(folder: int, path: Path) -> bytes:
     except LocalError as error:
         raise ClientError(Exit.LOCAL, str(error)) from error
     except OSError as error:
-        raise ClientError(Exit.LOCAL, f"{path} cannot be used: {error.strerror}") from error
+        raise NoOwnDeviceError(f"{path} cannot be used: {error.strerror}") from error
     return key
 
 

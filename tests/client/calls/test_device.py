@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mxrtc_bridge.client.calls.device import (
     LOOK_AGAIN_S,
     DeviceCalls,
     NoDeviceError,
+    NoOwnDeviceError,
     SilentPeerError,
     UnreadableAnswerError,
     appearing_device,
@@ -289,6 +291,20 @@ def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["crypto.key"]
     os.close(folder)
+
+
+def test_a_key_that_cannot_be_written_is_a_device_that_cannot_be_used(tmp_path: Path) -> None:
+    """As on a full disk: it is no reason for a call not to go by a room, which then says why."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(NoOwnDeviceError, match=r"crypto\.key cannot be used: File too large"):
+            module.device_key(folder, tmp_path / "crypto.key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        os.close(folder)
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_empty_key_that_a_run_has_left_which_died_is_made_anew(tmp_path: Path) -> None:
