@@ -292,6 +292,8 @@ class Association(Inbound):
         if self._state in OPEN_STATES:
             assert self._receiver is not None
             assert self._reconfiguration is not None
+            if self._receiver.reassembly.leftover:
+                return -1.0
             at = min(
                 at,
                 self._sender.deadline(),
@@ -308,9 +310,12 @@ class Association(Inbound):
             self._timer_expired(now)
         if self._state not in OPEN_STATES:
             return
-        sender, reconfiguration = self._sender, self._reconfiguration
+        sender, receiver, reconfiguration = self._sender, self._receiver, self._reconfiguration
+        assert receiver is not None
         assert reconfiguration is not None
         sender.handle_timeout(now)
+        if receiver.reassembly.leftover:
+            receiver.forget_some()
         if self._black_hole:
             self._black_hole = False
             if self._path.black_hole(now):

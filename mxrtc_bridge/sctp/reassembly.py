@@ -8,7 +8,7 @@ runs of consecutive TSNs are joined, never across the beginning or the end of a 
 
 One chunk may complete what tens of thousands before it have brought, or give it up. Neither is done at once: a stream
 whose turn has come stands among the events, in the place of its first message, and hands out one message each time it
-is asked (:meth:`Reassembly.take`); what was given up is forgotten a bounded number at a time, packet by packet
+is asked (:meth:`Reassembly.take`); what was given up is forgotten a bounded number at a time, as time passes
 (:meth:`Reassembly.sweep`), and counts as held until then.
 
 What it guards against: messages without end, sequences of fragments that contradict each other, messages in crumbs
@@ -31,7 +31,7 @@ _MANY_FRAGMENTS = 1024
 _SMALL_FRAGMENT = 16
 """Bytes, on average, below which a message of many fragments is a violation: each costs as much as a whole packet."""
 _SWEPT_AT_ONCE = 256
-"""Pieces that were given up and are forgotten with one packet."""
+"""Pieces that were given up and are forgotten in one step."""
 _NEVER = 1 << 62
 """The number behind all messages of a stream that has ended."""
 
@@ -431,7 +431,7 @@ class Reassembly:
             self.leftover = True
 
     def sweep(self) -> None:
-        """Forget some of what was given up; to be called with every packet."""
+        """Forget some of what was given up; to be called again and again while there is a ``leftover``."""
         left = _SWEPT_AT_ONCE
         while left > 0 and self._given_up:
             stream = next(iter(self._given_up))

@@ -207,6 +207,14 @@ class Receiver:
         """Say that ``size`` bytes of received payload have left the memory of the application."""
         reassembly = self.reassembly
         reassembly.unconsumed = max(0, reassembly.unconsumed - size)
+        self._tell_opening()
+
+    def forget_some(self) -> None:
+        """Forget some of what the other side has given up."""
+        self.reassembly.sweep()
+        self._tell_opening()
+
+    def _tell_opening(self) -> None:
         half = self._settings.receive_window // 2
         if self._announced < half and self.window >= half:
             self._closed_until = 0.0
