@@ -13,7 +13,7 @@ from mxrtc_bridge.core.stream import control_channel
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.driver import Driver
+from mxrtc_bridge.engine.driver import ChannelDriver
 from mxrtc_bridge.engine.ports import Channel
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def is_farewell(reason: str) -> bool:
     return reason == CLOSED or reason.startswith(_BYE)
 
 
-class ControlLink:
+class ControlLink(ChannelDriver[control_channel.ControlEvent, control_channel.OtherEffect]):
     """Runs a control machine on a channel.
 
     Args:
@@ -62,6 +62,7 @@ class ControlLink:
         expiries: Callable[[], Expiries] = dict,
         kind: Callable[[UserId, ServiceName], ServiceKind | None] = lambda _peer, _service: None,
     ) -> None:
+        super().__init__(control_channel.ControlMachine(role), channel, clock=clock, heard=lambda: None)
         self.expiries: dict[tuple[UserId, ServiceName], int] = {}
         """When what was listed last ends by itself, in wall-clock milliseconds; what is missing has no end."""
         self.kinds: control_channel.Kinds = {}
@@ -69,16 +70,11 @@ class ControlLink:
         self._tell_expiries = expiries
         self._kind = kind
         self.bye: tuple[str, str] | None = None
-        self._channel = channel
-        self._clock = clock
         self._listing = listing
         self._over = over
         self._lists: list[asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]] = []
         self._pings: list[asyncio.Future[float]] = []
         self._next_traffic = 0.0
-        self._driver: Driver[control_channel.ControlEvent, control_channel.ControlEffect] = Driver(
-            control_channel.ControlMachine(role), perform=self._perform, tick=stream.Tick(), clock=clock
-        )
         channel.set_listener(self)
         if role is stream.StreamRole.ACCEPTOR:
             self._driver.feed(stream.DataChannelOpened())
@@ -113,30 +109,10 @@ class ControlLink:
         self._driver.close()
         self._fail("the session has ended")
 
-    # ChannelListener
-
-    def channel_opened(self) -> None:
-        self._driver.feed(stream.DataChannelOpened())
-
-    def text_received(self, text: str) -> None:
-        self._driver.feed(stream.TextReceived(text))
-
-    def binary_received(self, data: bytes) -> None:
-        self._driver.feed(stream.BinaryReceived(data))
-
-    def channel_closed(self) -> None:
-        self._driver.feed(stream.DataChannelClosed())
-
     # Effects
 
-    def _perform(self, effect: control_channel.ControlEffect) -> None:  # noqa: C901 - one row for each effect
+    def _perform_other(self, effect: control_channel.OtherEffect) -> None:
         match effect:
-            case stream.SendText(text=text):
-                self._channel.send(text)
-            case stream.Consumed(size=size):
-                self._channel.consumed(size)
-            case stream.CloseChannel():
-                self._channel.close()
             case control_channel.Greeted(version=version):
                 log.debug("= control channel greeted, version %d", version)
             case control_channel.PingAnswered(seconds=seconds):

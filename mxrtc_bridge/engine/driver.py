@@ -2,15 +2,20 @@
 
 An effect may cause another event at once (a socket that takes bytes while we write to it). Such an event waits in
 line until the effects of the present one are done, so that a machine never sees itself half-changed.
+
+What the machine of a data channel wants of its channel, and learns from it, is in :class:`ChannelDriver`, for all.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock, Timer
+from mxrtc_bridge.engine.ports import Channel
 
 EventT = TypeVar("EventT")
 EffectT = TypeVar("EffectT")
@@ -108,3 +113,60 @@ class Driver(Generic[EventT, EffectT]):
             self.feed(self._tick)
         else:
             self._arm()
+
+
+class ChannelDriver(ABC, Generic[EventT, EffectT]):
+    """Runs the machine of a data channel, and is the channel's listener.
+
+    Args:
+        machine: a fresh machine.
+        channel: the data channel; not listened to yet.
+        clock: where time comes from.
+        heard: called for every message: a sign of life.
+    """
+
+    def __init__(
+        self,
+        machine: Machine[stream.ChannelEvent | stream.Tick | EventT, stream.ChannelEffect | EffectT],
+        channel: Channel,
+        *,
+        clock: Clock,
+        heard: Callable[[], None],
+    ) -> None:
+        self.channel = channel
+        self._clock = clock
+        self._heard = heard
+        self._driver: Driver[stream.ChannelEvent | stream.Tick | EventT, stream.ChannelEffect | EffectT] = Driver(
+            machine, perform=self._perform, tick=stream.Tick(), clock=clock
+        )
+
+    def channel_opened(self) -> None:
+        self._driver.feed(stream.DataChannelOpened())
+
+    def text_received(self, text: str) -> None:
+        self._heard()
+        self._driver.feed(stream.TextReceived(text))
+
+    def binary_received(self, data: bytes) -> None:
+        self._heard()
+        self._driver.feed(stream.BinaryReceived(data))
+
+    def channel_closed(self) -> None:
+        self._driver.feed(stream.DataChannelClosed())
+
+    def _perform(self, effect: stream.ChannelEffect | EffectT) -> None:
+        match effect:
+            case stream.SendText(text=text):
+                self.channel.send(text)
+            case stream.SendBinary(data=data):
+                self.channel.send(data)
+            case stream.Consumed(size=size):
+                self.channel.consumed(size)
+            case stream.CloseChannel():
+                self.channel.close()
+            case _:
+                self._perform_other(effect)
+
+    @abstractmethod
+    def _perform_other(self, effect: EffectT) -> None:
+        """Carry out what is not done with the channel itself."""

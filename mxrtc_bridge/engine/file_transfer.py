@@ -1,8 +1,7 @@
 """One transfer of files: a data channel on one side, a disk on the other, a pure machine between them.
 
 What the machine asks of the disk goes to :class:`~mxrtc_bridge.engine.file_operations.FileWork`, which holds it and
-reports what came of it; all the rest is done here, as in
-:class:`~mxrtc_bridge.engine.stream_forwarder.StreamForwarder`.
+reports what came of it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.driver import Driver
+from mxrtc_bridge.engine.driver import ChannelDriver
 from mxrtc_bridge.engine.file_operations import FileExecutor, FileWork, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.ports import Channel
@@ -34,7 +33,7 @@ Record = Callable[[tx.EntryEnd], None]
 """Told what became of each entry; must not block and not raise."""
 
 
-class Transfer:
+class Transfer(ChannelDriver[tx.Event, tx.OtherEffect]):
     """Joins ``channel`` and a disk by ``machine``.
 
     Args:
@@ -62,19 +61,15 @@ class Transfer:
         job_received: Callable[[Job], None] | None = None,
         record: Record | None = None,
     ) -> None:
-        self.channel = channel
+        super().__init__(machine, channel, clock=clock, heard=heard)
         self._machine = machine
         self._spawn = spawn
         self._ready = ready
         self._finished = finished
-        self._heard = heard
         self._job_received = job_received
         self._record = record
         self._work: FileWork | None = None
         self._lister: Lister | None = None
-        self._driver: Driver[tx.Event, tx.Effect] = Driver(
-            machine, perform=self._perform, tick=stream.Tick(), clock=clock
-        )
 
     @property
     def progress(self) -> tx.Progress:
@@ -116,22 +111,6 @@ class Transfer:
         """End the transfer at once, on both sides; what is verified is kept."""
         self._driver.feed(stream.Reset(code, message))
 
-    # ChannelListener
-
-    def channel_opened(self) -> None:
-        self._driver.feed(stream.DataChannelOpened())
-
-    def text_received(self, text: str) -> None:
-        self._heard()
-        self._driver.feed(stream.TextReceived(text))
-
-    def binary_received(self, data: bytes) -> None:
-        self._heard()
-        self._driver.feed(stream.BinaryReceived(data))
-
-    def channel_closed(self) -> None:
-        self._driver.feed(stream.DataChannelClosed())
-
     # Effects
 
     def _work_done(self, outcome: tx.Outcome) -> None:
@@ -147,16 +126,8 @@ class Transfer:
         else:
             self._lister = files
 
-    def _perform(self, effect: tx.Effect) -> None:  # noqa: C901, PLR0912 - one row for each effect
+    def _perform_other(self, effect: tx.OtherEffect) -> None:
         match effect:
-            case stream.SendText(text=text):
-                self.channel.send(text)
-            case stream.SendBinary(data=data):
-                self.channel.send(data)
-            case stream.Consumed(size=size):
-                self.channel.consumed(size)
-            case stream.CloseChannel():
-                self.channel.close()
             case stream.ReadyToSend(pending=pending):
                 self._ready(self, pending)
             case tx.JobReceived(job=job):

@@ -58,7 +58,7 @@ class SessionChannels(ABC):
         self._sent = 0
         self._received = 0
 
-    # PeerLinks
+    # What the session asks for
 
     def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:  # noqa: ARG002 - for subclasses
         self._peer = peer

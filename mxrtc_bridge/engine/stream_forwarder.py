@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock, Timer
-from mxrtc_bridge.engine.driver import Driver, Machine
+from mxrtc_bridge.engine.driver import ChannelDriver, Machine
 from mxrtc_bridge.engine.ports import Channel, Sink
 
 StreamMachine = Machine[stream.Event, stream.Effect]
 
 
-class StreamForwarder:
+class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
     """Joins ``channel`` and a sink by ``machine``.
 
     Args:
@@ -25,8 +25,8 @@ class StreamForwarder:
         clock: where time comes from.
         ready: called when the machine has payload that may be sent.
         finished: called exactly once, with how the stream ended.
-        accepted: called when the acceptor said yes.
         heard: called for every message: a sign of life.
+        accepted: called when the acceptor said yes.
         hold_early: asked before payload is held for a local side that is not there yet; False refuses the stream.
         idle_s: reset the stream when no payload has moved for so many seconds.
     """
@@ -39,25 +39,20 @@ class StreamForwarder:
         clock: Clock,
         ready: Callable[[StreamForwarder, int], None],
         finished: Callable[[StreamForwarder, stream.StreamFinished], None],
+        heard: Callable[[], None],
         accepted: Callable[[], None] | None = None,
-        heard: Callable[[], None] | None = None,
         hold_early: Callable[[int], bool] | None = None,
         idle_s: float | None = None,
     ) -> None:
-        self.channel = channel
+        super().__init__(machine, channel, clock=clock, heard=heard)
         self._sink: Sink | None = None
         self._ready = ready
         self._finished = finished
         self._accepted = accepted
-        self._heard = heard
         self._hold_early = hold_early
-        self._clock = clock
         self._idle_s = idle_s
         self._moved_at = clock.monotonic()
         self._idle_timer: Timer | None = None
-        self._driver: Driver[stream.Event, stream.Effect] = Driver(
-            machine, perform=self._perform, tick=stream.Tick(), clock=clock
-        )
 
     def begin(self) -> None:
         """Listen to the channel; what came before is taken now."""
@@ -83,28 +78,11 @@ class StreamForwarder:
         """End the stream at once, on both sides."""
         self._driver.feed(stream.Reset(code, message))
 
-    # ChannelListener
-
-    def channel_opened(self) -> None:
-        self._driver.feed(stream.DataChannelOpened())
-
-    def text_received(self, text: str) -> None:
-        self._note_message()
-        self._driver.feed(stream.TextReceived(text))
-
     def binary_received(self, data: bytes) -> None:
-        self._note_message()
         self._moved_at = self._clock.monotonic()
         if self._hold_early is not None and not self._hold_early(len(data)):
             self.refuse("limit", "too many bytes wait for services that are not connected yet")
-        self._driver.feed(stream.BinaryReceived(data))
-
-    def channel_closed(self) -> None:
-        self._driver.feed(stream.DataChannelClosed())
-
-    def _note_message(self) -> None:
-        if self._heard is not None:
-            self._heard()
+        super().binary_received(data)
 
     # SinkListener
 
@@ -134,16 +112,8 @@ class StreamForwarder:
 
     # Effects
 
-    def _perform(self, effect: stream.Effect) -> None:
+    def _perform_other(self, effect: stream.OtherEffect) -> None:
         match effect:
-            case stream.SendText(text=text):
-                self.channel.send(text)
-            case stream.SendBinary(data=data):
-                self.channel.send(data)
-            case stream.Consumed(size=size):
-                self.channel.consumed(size)
-            case stream.CloseChannel():
-                self.channel.close()
             case stream.ReadyToSend(pending=pending):
                 self._ready(self, pending)
             case stream.Accepted():

@@ -1,8 +1,11 @@
-"""The driver: one event at a time, every effect, one timer."""
+"""The driver: one event at a time, every effect, one timer; and that of a data channel, which does all with it."""
 
 from __future__ import annotations
 
-from mxrtc_bridge.engine.driver import Driver
+from unittest.mock import Mock, call
+
+from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.engine.driver import ChannelDriver, Driver
 from tests.fakes import FakeClock
 
 
@@ -113,3 +116,63 @@ def test_close_from_within_an_effect_stops_what_waits() -> None:
     driver = Driver(machine, perform=perform, tick="tick", clock=FakeClock())
     driver.feed("a")
     assert done == ["a.1", "a.2"]
+
+
+class Repeater:
+    """A machine of a data channel that notes its events, and wants with each what is prepared."""
+
+    def __init__(self, *effects: stream.Effect) -> None:
+        self.handled: list[stream.Event] = []
+        self._effects = list(effects)
+
+    def handle(self, _now: float, event: stream.Event) -> None:
+        self.handled.append(event)
+
+    def poll_effect(self) -> stream.Effect | None:
+        return self._effects.pop(0) if self._effects else None
+
+    def next_deadline(self) -> float | None:
+        return None
+
+
+class Line(ChannelDriver[stream.Event, stream.OtherEffect]):
+    def __init__(self, machine: Repeater, channel: Mock, heard: Mock) -> None:
+        super().__init__(machine, channel, clock=FakeClock(), heard=heard)
+        self.others: list[stream.OtherEffect] = []
+
+    def _perform_other(self, effect: stream.OtherEffect) -> None:
+        self.others.append(effect)
+
+
+def test_machine_of_a_channel_learns_all_that_happens_to_it_and_messages_are_a_sign_of_life() -> None:
+    machine, heard = Repeater(), Mock()
+    line = Line(machine, Mock(), heard)
+    line.channel_opened()
+    assert heard.call_count == 0
+    line.text_received("text")
+    line.binary_received(b"data")
+    assert heard.call_count == 2
+    line.channel_closed()
+    assert heard.call_count == 2
+    assert machine.handled == [
+        stream.DataChannelOpened(),
+        stream.TextReceived("text"),
+        stream.BinaryReceived(b"data"),
+        stream.DataChannelClosed(),
+    ]
+
+
+def test_what_is_wanted_of_the_channel_is_done_with_it_in_order_and_the_rest_by_whoever_knows_it() -> None:
+    channel = Mock()
+    machine = Repeater(
+        stream.SendText("text"),
+        stream.ReadyToSend(7),
+        stream.SendBinary(b"data"),
+        stream.Consumed(4),
+        stream.Accepted(),
+        stream.CloseChannel(),
+    )
+    line = Line(machine, channel, Mock())
+    line.channel_opened()
+    assert channel.mock_calls == [call.send("text"), call.send(b"data"), call.consumed(4), call.close()]
+    assert line.others == [stream.ReadyToSend(7), stream.Accepted()]

@@ -397,4 +397,6 @@ class TransferFinished:
 Operation = ListNext | OpenFile | ReadFile | CheckEntry | WriteData | VerifyChunk | PublishFile
 """Work on files: the first three for a source, the others for a receiver."""
 EntryEnd = EntryDone | EntryFailed | EntrySkipped
-Effect = stream.ChannelEffect | stream.Accepted | JobReceived | Operation | CloseFile | EntryEnd | TransferFinished
+OtherEffect = stream.ReadyToSend | stream.Accepted | JobReceived | Operation | CloseFile | EntryEnd | TransferFinished
+"""What is not done with the channel itself."""
+Effect = stream.ChannelEffect | OtherEffect

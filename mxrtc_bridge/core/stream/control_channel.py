@@ -170,7 +170,9 @@ class Dead:
 
 _ListEffect = ListRequested | ListReceived | ServiceListFailed
 _End = ByeReceived | Violated | Dead
-ControlEffect = events.SendText | events.CloseChannel | events.Consumed | Greeted | PingAnswered | _ListEffect | _End
+OtherEffect = Greeted | PingAnswered | _ListEffect | _End
+"""What is not done with the channel itself."""
+ControlEffect = events.SendText | events.CloseChannel | events.Consumed | OtherEffect
 
 MESSAGES: Mapping[ControlPhase, frozenset[type[messages.Message]]] = {
     ControlPhase.OPENING: frozenset(),  # never read: any message means that the channel is open

@@ -220,7 +220,9 @@ class StreamFinished:
     """Payload bytes received."""
 
 
-ChannelEffect = SendText | SendBinary | CloseChannel | ReadyToSend | Consumed
+ChannelEffect = SendText | SendBinary | CloseChannel | Consumed
 """What is done with a data channel, whatever it carries."""
 SinkEffect = WriteSink | FinishSink | ResetSink | CloseSink | PauseSink | ResumeSink
-Effect = ChannelEffect | SinkEffect | Accepted | StreamFinished
+OtherEffect = ReadyToSend | SinkEffect | Accepted | StreamFinished
+"""What is not done with the channel itself."""
+Effect = ChannelEffect | OtherEffect
