@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.revocations import (
+    AccessListChange,
     EncryptionChange,
     MembershipChange,
     News,
@@ -160,7 +161,7 @@ class ConfiguredRooms:
                     self._rules.doubt(room)
             case TombstoneChange(room=room):
                 self._replaced_by_another(room)
-            case UnreadableChange(room=room):
+            case UnreadableChange(room=room) | AccessListChange(room=room):
                 self._doubt(room)
 
     def _doubt(self, unread: RoomId | None) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES, ListRule, RuleKey, parse_rule
+from mxrtc_bridge.core.access.server_acl import ACL_TYPE
 from mxrtc_bridge.core.ids import RoomId, UserId
 
 
@@ -59,6 +60,13 @@ class RedactionChange:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessListChange:
+    """A room perhaps shuts out other servers than before."""
+
+    room: RoomId
+
+
+@dataclass(frozen=True, slots=True)
 class TombstoneChange:
     """A room was replaced by another one."""
 
@@ -73,13 +81,21 @@ class UnreadableChange:
     """None where it may have been any room."""
 
 
-News = MembershipChange | RuleChange | EncryptionChange | RedactionChange | TombstoneChange | UnreadableChange
+News = (
+    MembershipChange
+    | RuleChange
+    | EncryptionChange
+    | RedactionChange
+    | AccessListChange
+    | TombstoneChange
+    | UnreadableChange
+)
 
 _ASKS = frozenset({"invite", "knock"})
 """Nobody who is joined can be invited or knock (authorization rules, ``m.room.member``), so these end nothing that is
 known. Any other homeserver can send an invitation of somebody who is in the room, past the room itself (server-server
 API, ``PUT /invite``), and ours hands it on; perhaps it did not hand on that they had left before. So ask."""
-_STATE = frozenset({"m.room.member", "m.room.encryption", "m.room.tombstone", *RULE_TYPES})
+_STATE = frozenset({"m.room.member", "m.room.encryption", "m.room.tombstone", ACL_TYPE, *RULE_TYPES})
 
 
 def read_news(raw: object) -> News | None:
@@ -109,4 +125,6 @@ def _read_state(room: RoomId, kind: str, key: str, content: dict[str, Any]) -> N
         return RuleChange(room, (kind, key), parse_rule(kind, content))
     if key:
         return None
+    if kind == ACL_TYPE:
+        return AccessListChange(room)
     return EncryptionChange(room) if kind == "m.room.encryption" else TombstoneChange(room)

@@ -8,17 +8,23 @@ An answer may be older than an event, also when it was asked for later: a homese
 what it knew a moment ago. So whoever was just taken away stays away for :data:`SETTLE_S`, and the room is asked for
 once more then. A room with more than :data:`MAX_MEMBERS` members is not kept: nobody counts as one of its members until
 it is asked for again and has fewer.
+
+Whose server the room's access list shuts out (:mod:`mxrtc_bridge.core.access.server_acl`) counts as no member: such
+people can do nothing in the room any more, and are joined to it still.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.access.server_acl import ACL_TYPE, ServerAcl
+from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S
@@ -104,7 +110,12 @@ class MemberLists:
         number, began = self._number, self._monotonic()
         self._asking[room] += 1
         try:
-            found = await self._homeserver.joined_members(room, self._bot)
+            found, acl = await asyncio.gather(
+                self._homeserver.joined_members(room, self._bot),
+                self._homeserver.state(room, ACL_TYPE, as_user=self._bot),
+            )
+            if acl is not None:  # which may hold thousands of patterns
+                found = await in_new_thread(_let_in, found, acl)
         finally:
             self._asking[room] -= 1
             last = not self._asking[room]
@@ -203,6 +214,13 @@ class MemberLists:
                 rooms.discard(room)
                 if not rooms:
                     del self._rooms[user]
+
+
+def _let_in(members: frozenset[UserId], acl: Mapping[str, object]) -> frozenset[UserId]:
+    """The members whose server the access list of their room does not shut out."""
+    of_room = ServerAcl(acl)
+    out = {server: of_room.shuts_out(server) for server in set(map(server_of, members))}
+    return frozenset(user for user in members if not out[server_of(user)])
 
 
 def _overtakes(end: _Gone, number: int, began: float) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES, parse_rule
 from mxrtc_bridge.core.access.revocations import (
+    AccessListChange,
     EncryptionChange,
     MembershipChange,
     News,
@@ -73,6 +74,7 @@ ENDS: list[tuple[str, dict[str, Any], News]] = [
     ("encryption", {"type": "m.room.encryption", "state_key": "", "content": {}}, EncryptionChange(ROOM)),
     ("redaction", {"type": "m.room.redaction", "redacts": "$x"}, RedactionChange(ROOM)),
     ("redaction of version 11", {"type": "m.room.redaction", "content": {"redacts": "$x"}}, RedactionChange(ROOM)),
+    ("access list", {"type": "m.room.server_acl", "state_key": "", "content": {}}, AccessListChange(ROOM)),
     ("tombstone", {"type": "m.room.tombstone", "state_key": "", "content": {}}, TombstoneChange(ROOM)),
 ]
 """Every event by whose arrival a right ends, with the fields that say so."""

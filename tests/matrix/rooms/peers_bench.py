@@ -109,6 +109,9 @@ class FakeHomeserver:
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
         return self.stale.get(room, frozenset(self.members[room]))
 
+    async def state(self, room: RoomId, event_type: str, as_user: UserId | None = None) -> None:
+        """No room has an access list."""
+
     async def room_facts(self, room: RoomId, as_user: UserId | None = None, *, succession: bool = False) -> RoomFacts:
         await self._request("facts", room)
         return self.facts.get(room, RoomFacts(encrypted=False, join_rule="invite", room_type=None))

@@ -28,6 +28,7 @@ class Server:
         self.rooms: dict[RoomId, set[UserId]] = {ROOM: {BOT, ALICE}}
         self.honesty = Honesty.TRUE
         self.asked = 0
+        self.acl: dict[str, object] | None = None
         self.meanwhile = lambda: None
 
     @property
@@ -38,6 +39,10 @@ class Server:
     def honesty(self, honesty: Honesty) -> None:
         self._honesty = honesty
         self._old = {room: set(members) for room, members in self.rooms.items()}
+
+    async def state(self, room: RoomId, event_type: str, as_user: UserId | None = None) -> dict[str, object] | None:
+        assert (event_type, as_user) == ("m.room.server_acl", BOT)
+        return self.acl
 
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         assert as_user == BOT
@@ -94,6 +99,18 @@ async def test_event_takes_a_member_away_at_once_and_asks(world: World) -> None:
     assert world.changed == {ALICE}, "those of this user"
     assert not world.look(MALLORY, joined=False), "who is no member is no news"
     assert world.changes == before + 1
+
+
+async def test_members_of_a_server_that_the_room_shuts_out_are_none_until_it_lets_them_in(world: World) -> None:
+    eve = UserId("@eve:sub.Evil.test:8448")
+    world.server.rooms[ROOM] |= {eve}
+    await world.lists.learn(ROOM)
+    assert world.lists.rooms_of(eve) == {ROOM}
+    for acl, found in [({"allow": ["*"], "deny": ["*.evil.test"]}, set[RoomId]()), ({"allow": ["*"]}, {ROOM})]:
+        world.server.acl = dict[str, object](acl)
+        await world.lists.learn(ROOM)
+        assert world.lists.rooms_of(eve) == found
+        assert world.lists.rooms_of(ALICE) == {ROOM}
 
 
 async def test_event_makes_nobody_a_member_but_the_answer_does(world: World) -> None:
