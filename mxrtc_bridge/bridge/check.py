@@ -266,21 +266,33 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
 
 
 async def _check_rooms(config: Config, homeserver: Homeserver) -> list[Finding]:
-    """Name the rooms that were upgraded; what the bot does not see, as it is not there (yet), is left out."""
+    """Name the rooms that were upgraded, and those that the bot is not in: it was not invited, or was removed."""
     named = {str(room): "grants or grantable_to" for room in config.member_rooms}
     named |= {str(room): "policy_lists" for room in config.policy_lists}
     named |= {room: f"rooms.{key}" for key, room in config.rooms.named().items()}
-    bot, replaced = config.appservice.bot, dict[str, RoomId]()
+    bot, replaced, absent = config.appservice.bot, dict[str, RoomId](), dict[str, str]()
+    try:
+        joined = frozenset(await homeserver.joined_rooms(bot))
+    except HomeserverError:
+        joined = None  # there is no bot before the first start, which joins where it may
 
     async def look_at(name: str) -> None:
         try:
             room = RoomId(name) if name.startswith("!") else await homeserver.resolve_alias(name, bot)
+        except HomeserverError as error:
+            if error.is_outside and joined is not None:
+                absent[name] = f"{name} leads to no room, and {named[name]} names it"
+            return
+        try:
             for _ in range(MAX_SUCCESSORS):
                 if (new := await homeserver.replaced_by(room, bot)) is None:
                     break
                 replaced[name] = room = new
         except HomeserverError:
-            return
+            pass  # as the bot is not in it
+        if joined is not None and room not in joined:
+            meant = "" if name == room else f"; it is {name}"
+            absent[name] = f"the bot is not in {room}, which {named[name]} names{meant}"
 
     await each(named, look_at, ROOMS_AT_ONCE)
     return [
@@ -290,6 +302,11 @@ async def _check_rooms(config: Config, homeserver: Homeserver) -> list[Finding]:
             f"write {new} in its place, if that is the room you mean; until then the bridge follows where it may enter",
         )
         for name, new in sorted(replaced.items())
+    ] + [
+        Finding(
+            Level.WARN, what, f"invite {bot} there: without it nobody has a right by that room, and nothing is told"
+        )
+        for _, what in sorted(absent.items())
     ]
 
 

@@ -61,6 +61,8 @@ class Server:
     domain: str = "example.org"
     asked: list[str] = field(default_factory=list)
     tombstones: dict[str, str] = field(default_factory=dict)
+    joined: list[str] | None = None
+    """Rooms of the bot; None where there is no bot yet."""
     """Old rooms, and the new ones that they name; the bot is in these rooms alone."""
 
     async def __aenter__(self) -> Self:
@@ -85,8 +87,12 @@ class Server:
         if "/profile/" in request.path:
             return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
         match request.path.split("/")[4:]:
+            case ["directory", "room", "#gone:example.org"]:
+                return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
             case ["directory", "room", _]:
                 return web.json_response({"room_id": "!admins:example.org"})
+            case ["joined_rooms"] if self.joined is not None:
+                return web.json_response({"joined_rooms": self.joined})
             case ["rooms", room, "state", "m.room.tombstone"] if user == "@rtcbot:example.org":
                 status, errcode = (403, "M_FORBIDDEN") if room not in self.tombstones else (404, "M_NOT_FOUND")
                 if (new := self.tombstones.get(room)) is not None and new:
@@ -241,6 +247,26 @@ async def test_no_socket_file_is_made_to_be_called_at(tmp_path: Path) -> None:
         assert failures(findings) == []
         assert any("cannot be tried: no bridge runs" in finding.what for finding in findings)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("has_run", [True, False])
+async def test_rooms_that_the_bot_is_not_in_are_named_once_it_has_been_there(tmp_path: Path, has_run: bool) -> None:
+    named = {"admin": "#admins:example.org", "notices": "#gone:example.org", "audit": "!kicked:example.org"}
+    tombstones = {"!admins:example.org": "!new:example.org", "!new:example.org": ""}
+    joined = ["!admins:example.org", "!list:example.org"]
+    async with Server({}, tombstones=tombstones, joined=joined if has_run else None) as server:
+        findings = await check(server.config(tmp_path, rooms=named, policy_lists=["!list:example.org"]))
+    assert failures(findings) == []
+    said = [finding.what for finding in findings if finding.fix.startswith("invite @rtcbot:example.org")]
+    assert said == (
+        [
+            "the bot is not in !kicked:example.org, which rooms.audit names",
+            "the bot is not in !new:example.org, which rooms.admin names; it is #admins:example.org",
+            "#gone:example.org leads to no room, and rooms.notices names it",
+        ]
+        if has_run
+        else []
+    )
 
 
 async def test_rooms_that_were_upgraded_are_named_with_the_last_of_the_new_ones(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ ALL_S = 15.0
 AT_ONCE = 8
 """Rooms that are joined or left at the same time."""
 LOOK_EVERY_S = 10.0
-"""Aliases are resolved anew at most this often because of an invitation: anybody can send one."""
+"""Aliases are resolved anew at most this often because strangers send invitations: anybody can."""
+LOOK_EVERY_WITH_RIGHT_S = 1.0
+"""The same for those with a right, whose invitations are few: a stranger's must not keep the bot from following."""
 
 
 class Learner(Protocol):
@@ -89,7 +91,8 @@ class BotRooms:
         self._enter_s = enter_s
         self._follow = follow
         self._monotonic = monotonic
-        self._looked_at = float("-inf")
+        self._looked_at = dict.fromkeys((False, True), float("-inf"))
+        """When aliases were resolved anew because of an invitation of somebody without or with a right."""
         self._unleft: set[RoomId] = set()
         """Rooms that are named no more, and are left at the next reload if not before; of them there are few."""
         # Whoever may end one room must not have the bot leave another that is named: that is seen when it is left.
@@ -317,10 +320,17 @@ class BotRooms:
         else:
             self._unleft.discard(room)
 
-    async def invited(self, room: RoomId) -> bool:
-        """Join if ``room`` is a named one, whoever invites; returns whether it is."""
+    async def invited(self, room: RoomId, *, has_right: bool = False) -> bool:
+        """Join if ``room`` is a named one, whoever invites; returns whether it is.
+
+        Args:
+            room: the room.
+            has_right: whether whoever invites has any right.
+        """
         if room not in self._wanted():
-            if self._monotonic() - self._looked_at >= LOOK_EVERY_S:
+            now, every_s = self._monotonic(), LOOK_EVERY_WITH_RIGHT_S if has_right else LOOK_EVERY_S
+            if now - self._looked_at[has_right] >= every_s:
+                self._looked_at[has_right] = now
                 await self._look_again()
             awaited = self.successions.is_awaited(room)
             names = [name for name in self._not_in() if awaited or name not in self._ids or not name.startswith("!")]
@@ -337,7 +347,6 @@ class BotRooms:
 
     async def _look_again(self) -> None:
         """Find out which aliases mean another room now; what cannot be found out stays as it is."""
-        self._looked_at = self._monotonic()
 
         async def look(name: str) -> None:
             try:

@@ -374,8 +374,10 @@ class Peers:
             await self._answer_invite(event, peer, unfit)
 
     async def _answer_invite(self, event: RoomEvent, peer: UserId, unfit: Unfit | None) -> None:
-        if self._bot_rooms.is_for(peer) and await self._bot_rooms.invited(event.room_id):
-            return
+        if self._bot_rooms.is_for(peer):
+            has_right = self._may_use(event.sender, peer)
+            if await self._bot_rooms.invited(event.room_id, has_right=has_right):
+                return
         if unfit is not None:
             log.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
             # Rooms that must be left have places of their own, which no stranger takes from them.
