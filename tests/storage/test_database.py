@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from mautrix.util.async_db import Connection
+from mautrix.util.async_db.aiosqlite import TxnConnection
 
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.database import Database, DatabaseBounds
+from tests.waiting import turns, until
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -108,15 +110,30 @@ async def test_close_waits_for_a_running_transaction(url: str) -> None:
         assert await again.transaction(count_notices) == 1
 
 
-async def test_locked_database_is_asked_again_until_it_is_free(tmp_path: Path) -> None:
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What SQLite has refused so far, and why."""
+    execute, refused = TxnConnection.execute, list[str]()
+
+    async def watched(self: TxnConnection, query: str, *values: object, timeout: float | None = None) -> object:
+        try:
+            return await execute(self, query, *values, timeout=timeout)
+        except sqlite3.OperationalError as error:
+            refused.append(f"{query}: {error}")
+            raise
+
+    monkeypatch.setattr(TxnConnection, "execute", watched)
+    return refused
+
+
+async def test_locked_database_is_asked_again_until_it_is_free(tmp_path: Path, refusals: list[str]) -> None:
     path = tmp_path / "bridge.db"
     async with await Database.open(f"sqlite:///{path}") as database:
         other = sqlite3.connect(path, isolation_level=None)
         try:
             other.execute("BEGIN IMMEDIATE")
             writing = asyncio.create_task(database.transaction(insert_notice))
-            done, _ = await asyncio.wait([writing], timeout=0.7)
-            assert not done
+            await until(lambda: refusals == ["BEGIN IMMEDIATE: database is locked"])
             other.execute("COMMIT")
             await writing
         finally:
@@ -124,7 +141,7 @@ async def test_locked_database_is_asked_again_until_it_is_free(tmp_path: Path) -
         assert await database.transaction(count_notices) == 1
 
 
-async def test_close_waits_for_a_transaction_that_waits_for_the_lock(tmp_path: Path) -> None:
+async def test_close_waits_for_a_transaction_that_waits_for_the_lock(tmp_path: Path, refusals: list[str]) -> None:
     """Between two attempts it holds no connection, but it is not abandoned."""
     path = tmp_path / "bridge.db"
     database = await Database.open(f"sqlite:///{path}")
@@ -132,9 +149,9 @@ async def test_close_waits_for_a_transaction_that_waits_for_the_lock(tmp_path: P
     try:
         other.execute("BEGIN IMMEDIATE")
         writing = asyncio.create_task(database.transaction(insert_notice))
-        await asyncio.wait([writing], timeout=0.52)
+        await until(lambda: refusals)
         closing = asyncio.create_task(database.close())
-        await asyncio.wait([closing], timeout=0.1)
+        await turns()
         other.execute("COMMIT")
         await writing
         await closing
