@@ -44,8 +44,8 @@ class LoopClock:
     Not the loop's own clock: uvloop counts in whole milliseconds, which is as long as a round trip may take.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._loop = loop or asyncio.get_running_loop()
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
 
     def monotonic(self) -> float:
         return time.monotonic()

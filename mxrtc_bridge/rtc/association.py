@@ -71,7 +71,6 @@ class PeerAssociation:
         settings: limits and the send mark.
         listener: called in order, never from inside a method that it calls; told of the end of an established one.
         clock: seconds, monotonic.
-        tell_for_s: how long a turn tells what has happened before it goes on in another.
     """
 
     def __init__(
@@ -81,13 +80,11 @@ class PeerAssociation:
         listener: PeerConnectionListener,
         *,
         clock: Callable[[], float] = time.monotonic,
-        tell_for_s: float = TELL_FOR_S,
     ) -> None:
         self._transport = transport
         self._settings = settings
         self._listener = listener
         self._clock = clock
-        self._tell_for_s = tell_for_s
         self._loop = asyncio.get_running_loop()
         self._machine: Association | None = None
         self._channels: DataChannels | None = None
@@ -379,7 +376,7 @@ class PeerAssociation:
         """Tell what has happened, for a bounded time; True if there was anything."""
         told = False
         now = self._clock()
-        until = now + self._tell_for_s
+        until = now + TELL_FOR_S
         while (
             self._channels is not None
             and not (told and self._clock() > until)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LOCK = 0x6D787274
 """The letters of ``mxrt``; the second half of the key is the schema, which another bridge may have for itself."""
 LOOK_EVERY_S = 10.0
+"""How often it is looked whether the connection holds."""
 ANSWER_S = 10.0
 START_S = 5.0
 """How long one that is started waits for the lock: the server may notice late that the bridge before it was killed."""
@@ -114,13 +115,12 @@ class _AdvisoryLock:
 
 @asynccontextmanager
 async def sole_use_of_server(
-    url: str, *, look_every_s: float = LOOK_EVERY_S, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    url: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> AsyncIterator[None]:
     """Hold the database at ``url`` for ourselves; does nothing for one that is not PostgreSQL's.
 
     Args:
         url: of the database.
-        look_every_s: how often it is looked whether the connection holds.
         sleep: waits.
 
     Raises:
@@ -134,7 +134,7 @@ async def sole_use_of_server(
     try:
         await _take(lock, name)
         async with asyncio.TaskGroup() as tasks:
-            holding = tasks.create_task(_hold(lock, name, look_every_s, sleep), name="lock of the database")
+            holding = tasks.create_task(_hold(lock, name, sleep), name="lock of the database")
             yield
             holding.cancel()
     except BaseExceptionGroup as group:
@@ -160,14 +160,14 @@ async def _take(lock: _AdvisoryLock, name: str) -> None:
         await asyncio.sleep(_AGAIN.pause_s(failures))
 
 
-async def _hold(lock: _AdvisoryLock, name: str, look_every_s: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+async def _hold(lock: _AdvisoryLock, name: str, sleep: Callable[[float], Awaitable[None]]) -> None:
     """See to it that the lock is held, until cancelled.
 
     Raises:
         StorageError: somebody else has it.
     """
     while True:
-        await sleep(look_every_s)
+        await sleep(LOOK_EVERY_S)
         try:
             await lock.look()
         except Exception as error:  # noqa: BLE001 - as above

@@ -12,7 +12,7 @@ from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import Progress, TransferOutcome
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, known_code
 from mxrtc_bridge.core.files.messages import FileCode, Get, Job, Ls, Put
-from mxrtc_bridge.core.files.receiver import MAX_ENTRIES, ReceiverMachine
+from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
@@ -23,9 +23,7 @@ JOB_TIMEOUT_S = ANSWER_TIMEOUT_S
 """How long an acceptor waits to be told what the channel is for."""
 
 
-def opened_transfer(
-    job: Job, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES
-) -> SenderMachine | ReceiverMachine:
+def opened_transfer(job: Job, *, window: int = messages.DEFAULT_WINDOW) -> SenderMachine | ReceiverMachine:
     """Return the machine of the opener of a channel for ``job``.
 
     Raises:
@@ -33,7 +31,7 @@ def opened_transfer(
     """
     if isinstance(job, Put):
         return SenderMachine(StreamRole.OPENER, job)
-    return ReceiverMachine(StreamRole.OPENER, job, window=window, max_entries=max_entries)
+    return ReceiverMachine(StreamRole.OPENER, job, window=window)
 
 
 class AcceptedTransfer:
@@ -43,15 +41,13 @@ class AcceptedTransfer:
 
     Args:
         window: the credit that we offer if we are the receiver, in bytes, 16 KiB to 16 MiB.
-        max_entries: how many entries we receive in one job.
 
     Raises:
         StateError: ``window`` is out of range.
     """
 
-    def __init__(self, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(self, *, window: int = messages.DEFAULT_WINDOW) -> None:
         self._window = checked_window(window)
-        self._max_entries = max_entries
         self.machine: SenderMachine | ReceiverMachine | None = None
         """The end of the transfer that we are, as soon as it is known."""
         self._job_by: float | None = None
@@ -138,9 +134,7 @@ class AcceptedTransfer:
             case None:
                 pass
             case Put() as job:
-                self._begin(
-                    ReceiverMachine(StreamRole.ACCEPTOR, job, window=self._window, max_entries=self._max_entries)
-                )
+                self._begin(ReceiverMachine(StreamRole.ACCEPTOR, job, window=self._window))
             case Get() | Ls() as job:
                 self._begin(SenderMachine(StreamRole.ACCEPTOR, job))
             case file_messages.FileRst(code=code):

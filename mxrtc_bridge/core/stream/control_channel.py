@@ -190,12 +190,10 @@ class ControlMachine:
 
     Args:
         role: which side of the channel we are; both do the same, but an acceptor's channel is open from the start.
-        caps: the protocols that we accept.
     """
 
-    def __init__(self, role: StreamRole, *, caps: tuple[str, ...] = CAPS) -> None:
+    def __init__(self, role: StreamRole) -> None:
         self.role = role
-        self._caps = caps
         self.phase = ControlPhase.OPENING
         self._hello_by: float | None = None
         self._heard_at = 0.0
@@ -285,7 +283,7 @@ class ControlMachine:
         self.phase = ControlPhase.GREETING
         self._heard_at = self._tokens_at = now
         self._hello_by = now + HELLO_TIMEOUT_S
-        self._say(messages.Hello(messages.CTL_VERSION, self._caps))
+        self._say(messages.Hello(messages.CTL_VERSION, CAPS))
 
     # What the other side says
 

@@ -230,15 +230,14 @@ class DirectoryReceiver:
         reception.restarted = restarted
         return reception
 
-    async def expire(self, max_age_s: float | None = None) -> Expired:
+    async def expire(self) -> Expired:
         """Remove partial files that nobody went on with for as long as the limits say; compacts the ledger.
 
         Raises:
             FileError: see :meth:`counted`.
         """
         await self.counted()
-        age = self._policy.limits.partial_age_s if max_age_s is None else max_age_s
-        oldest = self._clock() - age
+        oldest = self._clock() - self._policy.limits.partial_age_s
         old = [kept for kept in self.books.kept.values() if kept.changed_s < oldest]
         for kept in old:
             await self._remove_kept(kept)
