@@ -169,7 +169,14 @@ class DirectRooms:
             # Some servers hide profiles of users that one shares no room with: then the invitation decides.
 
     async def _create(self, peer: UserId) -> RoomId:
-        room = await self._homeserver.create_direct_room(peer)
+        before = frozenset(await self._homeserver.joined_rooms())
+        try:
+            room = await self._homeserver.create_direct_room(peer)
+        except HomeserverError as error:
+            made = None if error.is_refusal else await self._made_unnamed(peer, before)
+            if made is None:
+                raise
+            room = made
         try:
             if await self._encrypted(room):
                 raise DirectRoomError(
@@ -182,6 +189,16 @@ class DirectRooms:
             await self._abandon(room)
             raise
         return room
+
+    async def _made_unnamed(self, peer: UserId, before: frozenset[RoomId]) -> RoomId | None:
+        """The room that was made although its answer was lost, as a proxy has replaced it; else each call makes one."""
+        try:
+            for room in frozenset(await self._homeserver.joined_rooms()) - before:
+                if await self._homeserver.membership(room, peer) in ("invite", "join"):
+                    return room
+        except HomeserverError as error:
+            log.debug("whether there is a new room is not known: %s", error)
+        return None
 
     async def _abandon(self, room: RoomId) -> None:
         try:

@@ -16,7 +16,13 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.ban_lists import ListRule, RuleKind
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Allow, Deny
-from mxrtc_bridge.core.access.revocations import RedactionChange, RuleChange, TombstoneChange, UnreadableChange
+from mxrtc_bridge.core.access.revocations import (
+    AccessListChange,
+    RedactionChange,
+    RuleChange,
+    TombstoneChange,
+    UnreadableChange,
+)
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
@@ -89,6 +95,12 @@ class Homeserver(FakeHomeserver):
     """Has policy lists as well: whom each bans."""
 
     bans: dict[RoomId, list[UserId]] = field(default_factory=dict)
+    acl: dict[str, object] | None = None
+    """The access list of all rooms."""
+
+    async def state(self, room: RoomId, event_type: str, as_user: UserId | None = None) -> dict[str, object] | None:
+        assert event_type == "m.room.server_acl", room
+        return self.acl
 
     async def all_state(
         self, room: RoomId, kinds: Collection[str], as_user: UserId | None = None
@@ -153,6 +165,20 @@ async def test_room_of_a_given_grant_is_joined_then_and_followed_to_the_one_that
         rooms.rights_changed()
         await until(lambda: not rooms.rooms_of(ZOE))
     assert {room for _, room, _ in homeserver.of("leave")} == {TEAM, TOMBSTONED}
+
+
+async def test_room_that_shuts_a_server_out_while_it_is_followed_lets_nobody_in_by_it() -> None:
+    homeserver, table = Homeserver(), GrantTable()
+    homeserver.members = {TEAM: {ALICE, BOB}}
+    table.add(stored(1, f"room:{TEAM}", "web"))
+    async with following(homeserver, table, CurrentConfig(config())) as (rooms, judged):
+        rooms.rights_changed()
+        await until(lambda: rooms.rooms_of(BOB))
+        judged.clear()
+        homeserver.acl = {"allow": ["*"], "deny": ["partner.test"]}
+        rooms.look(AccessListChange(TEAM))
+        await until(lambda: not rooms.rooms_of(BOB))
+        assert (rooms.rooms_of(ALICE), bool(judged)) == ({TEAM}, True)
 
 
 async def test_policy_list_that_another_room_replaces_keeps_its_rules_as_long_as_it_is_named() -> None:

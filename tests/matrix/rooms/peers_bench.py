@@ -109,8 +109,9 @@ class FakeHomeserver:
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
         return self.stale.get(room, frozenset(self.members[room]))
 
-    async def state(self, room: RoomId, event_type: str, as_user: UserId | None = None) -> None:
+    async def state(self, room: RoomId, event_type: str, as_user: UserId | None = None) -> dict[str, object] | None:
         """No room has an access list."""
+        return None
 
     async def room_facts(self, room: RoomId, as_user: UserId | None = None, *, succession: bool = False) -> RoomFacts:
         await self._request("facts", room)

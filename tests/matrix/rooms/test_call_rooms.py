@@ -304,6 +304,24 @@ async def test_room_that_we_are_not_in_is_replaced(status: int) -> None:
     assert [await finder(server).find_or_create_direct(PEER, known=A)] == made
 
 
+@pytest.mark.parametrize(("status", "is_made"), [(200, True), (502, True), (502, False), (403, True)])
+async def test_room_whose_making_was_answered_by_somebody_else_is_used(status: int, is_made: bool) -> None:
+    server = FakeHomeserver(rooms={A: {ME: "join", OTHER: "join"}})
+
+    async def create(user: UserId, as_user: UserId | None = None) -> RoomId:
+        if is_made:
+            await FakeHomeserver.create_direct_room(server, user, as_user)
+        raise HomeserverError("a page of a proxy", status)
+
+    server.create_direct_room = create  # type: ignore[method-assign]
+    if is_made and status != 403:
+        assert await finder(server).find_or_create_direct(PEER) == "!new1:example.org"
+        assert server.direct == {PEER: ["!new1:example.org"]}
+    else:
+        with pytest.raises(HomeserverError, match="page of a proxy"):
+            await finder(server).find_or_create_direct(PEER)
+
+
 async def test_stale_answer_makes_no_other_room_and_invites_nobody() -> None:
     """The bridge of the peer is the one that knows who is there."""
     server = FakeHomeserver(rooms={A: dict(PAIR)}, direct={PEER: [A]})
