@@ -25,7 +25,7 @@ from tests.sctp.hostile import THEIR_TSN, Puppet
 ROOM = 2048 - 12
 """Of the largest packet that DTLS hands on, without the common header."""
 FLIGHT = 20_000
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sctp.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "sctp.md"
 
 
 def lines(work: Callable[[], object]) -> int:
