@@ -35,18 +35,8 @@ class AuditEvents:
     # Sessions
 
     async def call_decided(self, session: Session, *, allowed: bool, rule: str) -> bool:
-        return await self.recorder.record(
-            AuditRecord(
-                AuditKind.CALL,
-                self._wall_ms(),
-                user=session.remote,
-                peer=session.local,
-                device=None if session.device is None else str(session.device),
-                session=session.number,
-                allowed=allowed,
-                rule=rule,
-            )
-        )
+        record = replace(self._of_session(AuditKind.CALL, session), allowed=allowed, rule=rule)
+        return await self.recorder.record(record)
 
     def session_ended(self, session: Session, reason: str) -> None:
         _, sent, received = session.links.totals()
@@ -54,13 +44,8 @@ class AuditEvents:
         if session.connected_at is not None:
             lasted_ms = round((self._clock.monotonic() - session.connected_at) * 1000)
         self.recorder.note(
-            AuditRecord(
-                AuditKind.END,
-                self._wall_ms(),
-                user=session.remote,
-                peer=session.local,
-                device=None if session.device is None else str(session.device),
-                session=session.number,
+            replace(
+                self._of_session(AuditKind.END, session),
                 path=None if session.path is None else session.path.kind.value,
                 lasted_ms=lasted_ms,
                 sent=sent,
@@ -117,6 +102,12 @@ class AuditEvents:
             AuditRecord(
                 AuditKind.VERIFY, self._wall_ms(), by=str(by), user=user, peer=peer, device=device, reason=outcome
             )
+        )
+
+    def _of_session(self, kind: AuditKind, session: Session) -> AuditRecord:
+        device = None if session.device is None else str(session.device)
+        return AuditRecord(
+            kind, self._wall_ms(), user=session.remote, peer=session.local, device=device, session=session.number
         )
 
     def _of_grant(self, kind: AuditKind, grant: StoredGrant, by: Actor | None, reason: str | None) -> AuditRecord:
