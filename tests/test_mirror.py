@@ -137,7 +137,8 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "matrix/crypto/test_signed_json.py": ("they sign", ["matrix/crypto/keys.py"]),
     "matrix/crypto/test_claims.py": (
-        "keys are claimed for what is sent", ["matrix/crypto/outbound.py", "matrix/crypto/values.py"],
+        "keys are claimed for what is sent",
+        ["matrix/crypto/outbound.py", "matrix/crypto/to_device_sender.py", "matrix/crypto/values.py"],
     ),
     "matrix/inbox/test_inbox.py": (
         "it is a part of the inbox",

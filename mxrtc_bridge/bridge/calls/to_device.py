@@ -352,7 +352,7 @@ class ToDeviceSignalling:
         if not isinstance(message, Hangup | Reject):  # after which nothing comes
             self._sent.put(channel.remote, key, seq + 1)
         content = call_to_device_content(CallToDevice(seq, self._wall_ms(), message))
-        await device.send_to_device([caller], SIGNAL_TYPE, content)
+        await device.sender.send([caller], SIGNAL_TYPE, content)
 
 
 def _event_id(channel: DevicePair, signal: CallToDevice) -> EventId:

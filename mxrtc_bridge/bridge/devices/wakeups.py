@@ -91,7 +91,7 @@ class DeviceWakeups:
         device, _ = next(iter(devices))
         self._heard.clear()
         try:
-            await device.send_plain_to_devices(device.user, [device.device_id], PROBE_TYPE, {})
+            await device.sender.send_plain(device.user, [device.device_id], PROBE_TYPE, {})
             async with asyncio.timeout(self._answer_s):
                 await self._heard.wait()
         except (HomeserverError, TimeoutError) as error:

@@ -133,7 +133,7 @@ class DeviceCalls:
             said = self._said.setdefault(message.call_id, [])
             signal = CallToDevice(len(said), _now_ms(), message)
             said.append(signal)
-            await self._device.send_to_device([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
+            await self._device.sender.send([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
             if isinstance(message, Invite):
                 self.invited.set()
 
@@ -203,7 +203,7 @@ class DeviceCalls:
     async def _look_again(self, call_id: CallId) -> None:
         """Say all of a call again, by a new session, to the device that the peer has now."""
         peer = await _device_of_peer(self._device, self.peer.user)
-        await self._device.begin_anew(peer)
+        await self._device.sender.begin_anew(peer)
         self.peer = peer
         await self._say_again(call_id)
 
@@ -211,7 +211,7 @@ class DeviceCalls:
         """Whoever has read it before drops it by its numbers."""
         async with self._sending:
             for signal in self._said.get(call_id, ()) if self._open else ():
-                await self._device.send_to_device([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
+                await self._device.sender.send([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
 
     async def _outlive(self, work: Awaitable[None]) -> None:
         try:

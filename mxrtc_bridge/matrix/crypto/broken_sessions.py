@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.call.limits import MAX_REMEMBERED, RateLimit
@@ -16,8 +15,10 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.outbound import Later
-from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
+from mxrtc_bridge.matrix.crypto.to_device_sender import ToDeviceSender
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +35,6 @@ REPLACE_S = 20.0
 
 SessionBegun = Callable[[DeviceIdentity, bool], None]
 """Told of a session with a device that took the place of a broken one, and whether it was us who could not read."""
-
-
-class Device(Protocol):
-    """Our device."""
-
-    async def devices_of(self, user: UserId) -> UserDevices: ...
-
-    async def begin_anew(self, device: DeviceIdentity) -> None: ...
-
-    async def send_to_device(
-        self, devices: Sequence[DeviceIdentity], event_type: str, content: Mapping[str, Any]
-    ) -> None: ...
 
 
 class ReplacedSessions:
@@ -83,7 +72,8 @@ class BrokenSessions:
     """See the head of this module.
 
     Args:
-        device: ours.
+        lists: the devices of others.
+        sender: of our device.
         replaced: when sessions were replaced.
         later: does what servers are waited for with.
         begun: told of each device with which a new one was begun.
@@ -91,7 +81,8 @@ class BrokenSessions:
 
     def __init__(
         self,
-        device: Device,
+        lists: DeviceLists,
+        sender: ToDeviceSender,
         replaced: ReplacedSessions,
         later: Later,
         begun: Callable[[DeviceIdentity], None],
@@ -100,7 +91,8 @@ class BrokenSessions:
         self._begun = begun
         self._replacing: set[str] = set()
         """Devices whose turn has not come yet."""
-        self._device = device
+        self._lists = lists
+        self._sender = sender
         self._replaced = replaced
         self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
         self._seldom = RateLimitedLog(log)
@@ -135,10 +127,10 @@ class BrokenSessions:
         found = []
         try:
             async with asyncio.timeout(REPLACE_S):
-                for device in (await self._device.devices_of(sender)).devices:
+                for device in (await self._lists.of([sender]))[sender].devices:
                     if device.curve25519 == curve25519:
-                        await self._device.begin_anew(device)
-                        await self._device.send_to_device([device], "m.dummy", {})
+                        await self._sender.begin_anew(device)
+                        await self._sender.send([device], "m.dummy", {})
                         found.append(device)
         except (HomeserverError, StorageError, TimeoutError) as error:
             self._seldom.info(sender, "no new session with %s: %s", sender, error)

@@ -19,7 +19,7 @@ import itertools
 import logging
 import secrets
 import string
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from mxrtc_bridge.core.crypto.records import AccountRecord, Changes, InboundRecord, Trust
@@ -36,7 +36,6 @@ from mxrtc_bridge.matrix.crypto.inbound import InboundSessions
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST, KeyRequests
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
-from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.late_senders import LateSenders
 from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
@@ -48,6 +47,7 @@ from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, Renewals, S
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in, received
+from mxrtc_bridge.matrix.crypto.to_device_sender import ToDeviceSender
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ class CryptoDevice:
         self._olm: OlmSessions
         self.outbound: OutboundSessions
         """The room keys that we make, once the device has been started."""
-        self._claims: Claims
+        self.sender: ToDeviceSender
+        """Sends messages to other devices, once ours has been started."""
         own = server_of(user)
         self.lists = DeviceLists(
             server, store, wall_ms=wall_ms, known=known_identities, own_server=own, compared=compared, seldom=seldom
@@ -135,8 +136,6 @@ class CryptoDevice:
         """Those of others that we ask for."""
         # Sessions change with every message: one task at a time.
         self._lock = asyncio.Lock()
-        # What goes to one device goes in order: taken before the lock.
-        self._order = KeyedLocks()
         self._token: str | None = None
         self._token_saved_ms = 0
         self._monotonic = monotonic
@@ -228,16 +227,17 @@ class CryptoDevice:
         self._olm = OlmSessions(
             account, self._store, self._server, self._pickle_key, opened=self._opened, wall_ms=self._wall_ms
         )
-        self._claims = Claims(self._olm, self._lock, Patience(server_of(self.user)))
+        claims = Claims(self._olm, self._lock, Patience(server_of(self.user)))
+        self.sender = ToDeviceSender(account, claims, self._server, self._flush)
         self._broken = BrokenSessions(
-            self, self._unwedged, self._later, lambda device: self.session_begun(device, True)
+            self.lists, self.sender, self._unwedged, self._later, lambda device: self.session_begun(device, True)
         )
         self._keys = PublishedKeys(
             account, self._server, self._store, self._lock, wall_ms=self._wall_ms, monotonic=self._monotonic
         )
         self.outbound = OutboundSessions(
             account,
-            self._claims,
+            claims,
             self.lists,
             self._store,
             self._server,
@@ -502,51 +502,3 @@ class CryptoDevice:
             HomeserverError: they are not known, and it does not answer.
         """
         return (await self.lists.of([user], fresh=fresh))[user]
-
-    # --- to one device
-
-    async def send_to_device(
-        self, devices: Sequence[DeviceIdentity], event_type: str, content: Mapping[str, Any]
-    ) -> None:
-        """Send an encrypted message to some devices; returns when the homeserver has it.
-
-        What is sent to the same device goes in the order of the calls, and waits for nothing that goes to others. The
-        type of what is sent tells nobody anything.
-
-        Raises:
-            HomeserverError: no session could be made; with status 0 when it did not answer. Then nothing was sent.
-        """
-        messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
-
-        async def encrypt() -> None:
-            for device in devices:
-                encrypted = await self._olm.encrypt(device, event_type, content)
-                if encrypted is None:
-                    raise HomeserverError(f"{device.device} of {device.user} has no keys left to begin with", 200)
-                messages.setdefault(device.user, {})[device.device] = encrypted
-            await self._flush()
-
-        async with self._order.alone_with([f"{device.user} {device.device}" for device in devices]):
-            await self._claims.for_devices(devices, encrypt)
-            await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
-
-    async def begin_anew(self, device: DeviceIdentity) -> None:
-        """Begin a new session with a device, by which it is written to from now on; the old one if it has no key left.
-
-        Raises:
-            HomeserverError: it was not asked.
-        """
-        claimed = await self._olm.claim([device])
-        async with self._lock:
-            await self._olm.begin(claimed, anew=True)
-
-    async def send_plain_to_devices(
-        self, user: UserId, devices: Iterable[DeviceId], event_type: str, content: Mapping[str, Any]
-    ) -> None:
-        """Send a message that everybody on its way can read: for verification, which proves itself.
-
-        Raises:
-            HomeserverError: it was not taken.
-        """
-        messages: dict[UserId, dict[str, Mapping[str, object]]] = {user: dict.fromkeys(devices, content)}
-        await self._server.send_to_device(self.device_id, event_type, messages, secrets.token_hex(12))

@@ -161,7 +161,7 @@ class EncryptedRooms:
         if request is not None:
             try:
                 ours.seldom.info(sender, "> the key of a room of %s is asked for", sender)
-                await ours.send_plain_to_devices(sender, [DeviceId(device)], REQUEST, request)
+                await ours.sender.send_plain(sender, [DeviceId(device)], REQUEST, request)
             except HomeserverError as error:
                 ours.seldom.info(sender, "the key of a room could not be asked for: %s", error)
         return await ours.inbound.wait_for_key(room, session_id, sender, max(timeout_s - ASK_AFTER_S, 0))

@@ -307,7 +307,7 @@ class Verifications:
     async def _send(self, exchange: Exchange, effect: SendToDevices) -> None:
         try:
             if exchange.room is None:
-                await self._device.send_plain_to_devices(exchange.user, effect.devices, effect.type, effect.content)
+                await self._device.sender.send_plain(exchange.user, effect.devices, effect.type, effect.content)
             elif self._send_in_room is not None:
                 await self._send_in_room(exchange.room, effect, f"{exchange.transaction} {effect.type}")
         except HomeserverError as error:

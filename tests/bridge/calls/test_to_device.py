@@ -54,7 +54,12 @@ class Device:
     listed: tuple[DeviceIdentity, ...] = (PHONE,)
     asked: int = 0
 
-    async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
+    @property
+    def sender(self) -> Device:
+        """What is sent with it is kept here as well."""
+        return self
+
+    async def send(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
         (device,) = devices
         self.sent.append((device.device, parse_call_to_device(content)))
@@ -326,7 +331,7 @@ async def test_defect_in_a_refusal_ends_no_look_up(world: World, monkeypatch: py
     async def defective(*_: object) -> None:
         raise RuntimeError("a defect of the device")
 
-    monkeypatch.setattr(world.device, "send_to_device", defective)
+    monkeypatch.setattr(world.device, "send", defective)
     gate = asyncio.Event()
     for number in range(MAX_LINES_OF_SERVER + 1):
         each = DeviceIdentity(UserId(f"@u{number}:example.org"), DeviceId(f"D{number}"), "e", "c")

@@ -22,7 +22,7 @@ class Device:
     def __init__(self, user: UserId) -> None:
         self.user = user
         self.device_id = DeviceId("DEVICE")
-        self.lists = self
+        self.lists = self.sender = self
         self.probes: list[tuple[UserId, list[DeviceId], str]] = []
         self.probed: Callable[[], None] = lambda: None
         self.modes: list[bool] = []
@@ -30,7 +30,7 @@ class Device:
         self.outdated: list[Sequence[UserId] | None] = []
         self.refuses = False
 
-    async def send_plain_to_devices(self, user: UserId, devices: Iterable[DeviceId], kind: str, _: Any) -> None:
+    async def send_plain(self, user: UserId, devices: Iterable[DeviceId], kind: str, _: Any) -> None:
         self.probes.append((user, list(devices), kind))
         self.probed()
 

@@ -55,7 +55,12 @@ class Own:
     anew: list[DeviceIdentity] = field(default_factory=list)
     """With whom new sessions were begun."""
 
-    async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
+    @property
+    def sender(self) -> Own:
+        """What is sent with it is kept here as well."""
+        return self
+
+    async def send(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
         self.to += devices
         self.sent.append(parse_call_to_device(content))

@@ -97,7 +97,7 @@ class World:
         self.alice, self.mallory = Friend(ALICE, server), Friend(MALLORY, server)
 
     def send(self, friend: Friend, number: int) -> asyncio.Task[None]:
-        return asyncio.create_task(self.ours.send_to_device([friend.identity], SIGNAL_TYPE, {"n": number}))
+        return asyncio.create_task(self.ours.sender.send([friend.identity], SIGNAL_TYPE, {"n": number}))
 
     def say(self, room: RoomEncryption, number: int, *users: UserId) -> asyncio.Task[dict[str, Any]]:
         members, content = [PEER, *users], {"n": number}
@@ -195,7 +195,7 @@ async def test_what_goes_to_a_device_keeps_its_order_beside_a_slow_claim() -> No
         await asyncio.gather(*waiting)
     assert made.mallory.reads(made.server, made.ours) == [{"n": number} for number in range(6)]
     assert made.server.claimed.count(MALLORY) == 1
-    assert len(made.ours._order) == 0
+    assert len(made.ours.sender._order) == 0
 
 
 async def test_what_is_said_in_a_room_keeps_its_order_beside_a_slow_claim() -> None:
@@ -265,7 +265,7 @@ async def test_cancellation_while_a_key_is_claimed_leaves_nothing_behind(*, in_r
         await second
     assert len(made.mallory.reads(made.server, made.ours)) == 1
     assert not made.ours._lock.locked()
-    assert len(made.ours._order) == len(made.ours.outbound._order) == 0
+    assert len(made.ours.sender._order) == len(made.ours.outbound._order) == 0
 
 
 async def test_a_device_that_had_no_key_left_is_told_so_and_not_asked_with_each_message() -> None:

@@ -50,13 +50,13 @@ async def test_peer_has_a_device_that_its_own_identity_has_signed(make_end: Make
 
 async def test_messages_pass_both_ways_and_name_their_device(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
-    await person.device.send_to_device([await only_device(peer, person)], "io.example.offer", OFFER)
+    await person.device.sender.send([await only_device(peer, person)], "io.example.offer", OFFER)
     event = await peer.until_received()
     assert (event.type, event.sender, event.content) == ("io.example.offer", person.user, OFFER)
     assert event.device is not None
     assert event.device.device == person.device.device_id
     for number in range(3):
-        await peer.device.send_to_device([event.device], "io.example.answer", {"n": number})
+        await peer.device.sender.send([event.device], "io.example.answer", {"n": number})
     await person.until_received(3)
     assert [each.content["n"] for each in person.received] == [0, 1, 2]
     assert {each.device.trust for each in person.received if each.device} == {Trust.CROSS_SIGNED}
@@ -65,11 +65,11 @@ async def test_messages_pass_both_ways_and_name_their_device(make_end: MakeEnd) 
 async def test_restart_keeps_device_and_sessions(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
     target = await only_device(peer, person)
-    await person.device.send_to_device([target], "io.example.offer", {"n": 0})
+    await person.device.sender.send([target], "io.example.offer", {"n": 0})
     await peer.until_received()
     again = await make_end(peer=True, user=peer.user, store=peer.store)
     assert again.device.device_id == peer.device.device_id
-    await person.device.send_to_device([target], "io.example.offer", {"n": 1})
+    await person.device.sender.send([target], "io.example.offer", {"n": 1})
     assert (await again.until_received()).content == {"n": 1}
     assert len(again.received) == 1, "what was handled before the restart does not come again"
     assert (await only_device(peer, person)) == target
@@ -77,9 +77,9 @@ async def test_restart_keeps_device_and_sessions(make_end: MakeEnd) -> None:
 
 async def test_message_that_was_not_settled_comes_again_after_a_crash(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
-    await person.device.send_to_device([await only_device(peer, person)], "io.example.first", {})
+    await person.device.sender.send([await only_device(peer, person)], "io.example.first", {})
     await peer.until_received()
-    await person.device.send_to_device([await only_device(peer, person)], "io.example.offer", OFFER)
+    await person.device.sender.send([await only_device(peer, person)], "io.example.offer", OFFER)
 
     async def crash(*_: Any) -> None:
         raise SystemExit
@@ -181,7 +181,7 @@ async def test_one_time_keys_that_were_taken_are_made_again_and_the_fallback_key
 
     given = [await claim() for _ in range(KEYS_WANTED + 2)]
     assert len(set(given)) == KEYS_WANTED + 1, "all one-time keys, then the fallback key for everybody"
-    await person.device.send_to_device([target], "io.example.offer", OFFER)
+    await person.device.sender.send([target], "io.example.offer", OFFER)
     assert (await peer.until_received()).content == OFFER
     assert await claim() not in given
 
@@ -192,7 +192,7 @@ async def test_down_for_a_while_misses_no_message(make_end: MakeEnd) -> None:
     target = await only_device(peer, person)
     await peer.once()
     for number in range(230):
-        await person.device.send_to_device([target], "io.example.n", {"n": number})
+        await person.device.sender.send([target], "io.example.n", {"n": number})
     again = await make_end(peer=True, user=peer.user, store=peer.store)
     await again.until_received(230)
     assert [each.content["n"] for each in again.received] == list(range(230))
@@ -255,7 +255,7 @@ async def test_a_key_that_was_lost_is_asked_for_and_given_again_by_its_maker(
         request = KeyRequests(lambda end=end: end.device.device_id, b"", wall_ms=lambda: 0)  # type: ignore[misc]
         content = request.ask(room.room, session, peer.user)
         assert content is not None
-        await end.device.send_plain_to_devices(peer.user, [peer.device.device_id], REQUEST, content)
+        await end.device.sender.send_plain(peer.user, [peer.device.device_id], REQUEST, content)
     while caplog.text.count("asked for by") < 2:
         await peer.sync.once(5)
     assert caplog.text.count("not given") == 2
@@ -293,19 +293,19 @@ async def test_session_is_replaced_when_somebody_leaves_and_after_enough_message
 async def test_broken_session_is_replaced_by_the_one_who_cannot_read(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
     target = await only_device(peer, person)
-    await person.device.send_to_device([target], "io.example.n", {"n": 0})
+    await person.device.sender.send([target], "io.example.n", {"n": 0})
     event = await peer.until_received()
     assert event.device is not None
-    await peer.device.send_to_device([event.device], "io.example.n", {"n": 0})
+    await peer.device.sender.send([event.device], "io.example.n", {"n": 0})
     await person.until_received()
     # The peer forgets the sessions, as from a database that was restored from an old copy.
     peer.store._olm.clear()  # type: ignore[attr-defined]
     peer.device._olm._live.clear()
-    await person.device.send_to_device([target], "io.example.n", {"n": 1})
+    await person.device.sender.send([target], "io.example.n", {"n": 1})
     while not peer.device._unwedged:
         await peer.sync.once(5)
     await person.once()
-    await person.device.send_to_device([target], "io.example.n", {"n": 2})
+    await person.device.sender.send([target], "io.example.n", {"n": 2})
     assert (await peer.until_received(2)).content == {"n": 2}
 
 
@@ -313,13 +313,13 @@ async def test_message_with_the_keys_of_another_device_is_ignored(make_end: Make
     peer, person, mallory = await make_end(peer=True), await make_end(peer=False), await make_end(peer=False)
     target = await only_device(peer, mallory)
     mallory.device._own.device_keys = person.device._own.device_keys  # type: ignore[method-assign]
-    await mallory.device.send_to_device([target], "io.example.n", {"n": "forged"})
+    await mallory.device.sender.send([target], "io.example.n", {"n": "forged"})
     other = OwnAccount.new(mallory.user, DeviceId("OTHER"), bytes(32))
     mallory.device._own.device_keys = other.device_keys  # type: ignore[method-assign]
-    await mallory.device.send_to_device([target], "io.example.n", {"n": "of another device"})
+    await mallory.device.sender.send([target], "io.example.n", {"n": "of another device"})
     mallory.device._own.user = person.user
-    await mallory.device.send_to_device([target], "io.example.n", {"n": "forged"})
-    await person.device.send_to_device([target], "io.example.n", {"n": "right"})
+    await mallory.device.sender.send([target], "io.example.n", {"n": "forged"})
+    await person.device.sender.send([target], "io.example.n", {"n": "right"})
     assert (await peer.until_received()).content == {"n": "right"}
 
 
@@ -327,4 +327,4 @@ async def test_device_without_keys_is_said(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
     target = replace(await only_device(peer, person), device="GONE", curve25519="A" * 43)  # type: ignore[arg-type]
     with pytest.raises(HomeserverError, match="no keys left"):
-        await person.device.send_to_device([target], "io.example.n", {})
+        await person.device.sender.send([target], "io.example.n", {})

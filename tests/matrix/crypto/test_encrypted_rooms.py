@@ -112,13 +112,14 @@ class Reader:
         self.key = vodozemac.InboundGroupSession(self.olm.session_key).pickle(PICKLE)
         self.inbound = InboundSessions(self.store, PICKLE, wall_ms=lambda: 0)
         self.requests = KeyRequests(lambda: DeviceId("OURS"), PICKLE, wall_ms=lambda: 0)
+        self.sender = self
         self.lists, self.asked, self.unreachable = self, list[tuple[UserId, list[DeviceId]]](), False
         self.rooms = EncryptedRooms(self, self.store, None)  # type: ignore[arg-type]
 
     async def find(self, *_: object) -> None:
         """As lists of devices that do not have the sender's."""
 
-    async def send_plain_to_devices(self, user: UserId, devices: list[DeviceId], kind: str, _: object) -> None:
+    async def send_plain(self, user: UserId, devices: list[DeviceId], kind: str, _: object) -> None:
         assert kind == "m.room_key_request"
         self.asked.append((user, devices))
         if self.unreachable:

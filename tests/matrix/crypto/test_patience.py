@@ -208,14 +208,14 @@ def test_a_changed_list_that_cannot_be_had_takes_the_key_from_nobody_and_gives_i
 def test_what_goes_to_one_device_waits_for_no_other_device_of_the_same_user() -> None:
     async def story(made: World) -> None:
         phone = made.alice.identity
-        await made.ours.send_to_device([phone], SIGNAL_TYPE, {"n": 0})
+        await made.ours.sender.send([phone], SIGNAL_TYPE, {"n": 0})
         made.server.hanging = {"example.org"}
         account = OwnAccount.new(ALICE, DeviceId("LAPTOP"), PICKLE_KEY)
         laptop = type(phone)(ALICE, account.device, account.ed25519, account.curve25519)
-        waiting = asyncio.create_task(made.ours.send_to_device([laptop], SIGNAL_TYPE, {"n": 1}))
+        waiting = asyncio.create_task(made.ours.sender.send([laptop], SIGNAL_TYPE, {"n": 1}))
         await asyncio.sleep(1)
         async with asyncio.timeout(SOON_S):
-            await made.ours.send_to_device([phone], SIGNAL_TYPE, {"n": 2})
+            await made.ours.sender.send([phone], SIGNAL_TYPE, {"n": 2})
         assert not waiting.done()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

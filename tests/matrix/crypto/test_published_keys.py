@@ -163,7 +163,7 @@ async def receive(shelf: Shelf, device: CryptoDevice) -> list[tuple[str, Mapping
 
 async def say(sender: CryptoDevice, to: UserId, text: str) -> None:
     (device,) = (await sender.devices_of(to, fresh=True)).devices
-    await sender.send_to_device([device], "io.example.text", {"text": text})
+    await sender.sender.send([device], "io.example.text", {"text": text})
 
 
 async def all_are_ours(shelf: Shelf, device: CryptoDevice, store: MemoryStore) -> bool:

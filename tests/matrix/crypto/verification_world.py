@@ -34,6 +34,11 @@ class Device:
     seldom: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(logging.getLogger(__name__)))
 
     @property
+    def sender(self) -> Device:
+        """What is sent with it is kept here as well."""
+        return self
+
+    @property
     def ed25519(self) -> str:
         return DEVICES[_like(self.user)][self.device_id]
 
@@ -49,7 +54,7 @@ class Device:
         listed = tuple(DeviceIdentity(user, name, each, "c", Trust.CROSS_SIGNED) for name, each in devices.items())
         return UserDevices(user, listed, MASTERS.get(like), MASTERS.get(like))
 
-    async def send_plain_to_devices(
+    async def send_plain(
         self, user: UserId, devices: Iterable[DeviceId], event_type: str, content: Mapping[str, Any]
     ) -> None:
         if self.fails is not None:
