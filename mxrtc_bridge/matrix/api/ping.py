@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
@@ -39,6 +40,10 @@ _PING_HINTS = {
     "M_BAD_STATUS": "the url of the registration leads to something that refuses the homeserver; is hs_token the same?",
     "M_FORBIDDEN": "the homeserver knows this token by another appservice id",
 }
+
+_REACHED_ALREADY = (": AlreadyCancelled:", ": AlreadyCalled:")
+"""Synapse (1.163) says that it cannot connect also where it has, and then cannot begin to send what waits, as it is
+doing so already: what it names is the exception of a timer (``_Recoverer.force_retry``)."""
 
 
 async def wait_for_homeserver(
@@ -104,14 +109,17 @@ async def ping(homeserver: QuietHomeserver, appservice_id: str) -> int:
     """Have the homeserver reach us once.
 
     Returns:
-        Milliseconds that the homeserver measured.
+        Milliseconds that the homeserver measured, or that it took.
 
     Raises:
         HomeserverError: it did not reach us; the message has the probable cause.
     """
+    began = time.monotonic()
     try:
         return await homeserver.ping_appservice(appservice_id, secrets.token_hex(8))
     except HomeserverError as error:
+        if error.errcode == "M_CONNECTION_FAILED" and any(each in str(error) for each in _REACHED_ALREADY):
+            return round((time.monotonic() - began) * 1000)
         hint = _PING_HINTS.get(error.errcode)
         if hint is None:
             raise

@@ -341,6 +341,9 @@ async def test_bridge_waits_behind_a_proxy_whose_homeserver_is_not_up_yet(
             await ping.wait_for_homeserver(homeserver, sleep=sleep)
 
 
+FAILED = "M_CONNECTION_FAILED"
+
+
 class PingScript:
     """Answers pings as told, and ends the loop when the script does."""
 
@@ -381,6 +384,18 @@ async def test_ping_loop_pings_often_while_the_way_is_closed_and_tells_each_chan
         )
     assert slept == [60, 60, 3, 3, 60]
     assert told == [True, False, True]
+
+
+async def test_a_ping_that_synapse_fails_after_it_has_reached_the_bridge_has_reached_it() -> None:
+    """It sends already what waits, and cannot begin to: so no word of the address in the registration."""
+    words = "the homeserver answered 502 M_CONNECTION_FAILED: {}"
+    reached = HomeserverError(
+        words.format("AlreadyCancelled: Tried to cancel an already-cancelled event."), 502, FAILED
+    )
+    assert await ping.ping(PingScript(reached), "id") >= 0
+    refused = HomeserverError(words.format("ConnectionRefusedError: Connection was refused by other side"), 502, FAILED)
+    with pytest.raises(HomeserverError, match="cannot connect to the url of the registration"):
+        await ping.ping(PingScript(refused), "id")
 
 
 def test_who_was_failed_goes_on_as_soon_as_the_homeserver_is_back() -> None:
