@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.storage.advisory_lock import sole_use_of_server
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.call_events import CallEventStore
@@ -76,7 +77,10 @@ async def open_stores(url: str, *, sole: bool = False) -> AsyncIterator[Stores]:
     Raises:
         StorageError: another bridge uses it, or it cannot be opened.
     """
-    with sole_use(url) if sole else nullcontext():
+    with ExitStack() as held:
+        if sole:
+            # In a thread of its own, as its disk may hang.
+            await in_new_thread(held.enter_context, sole_use(url))
         async with sole_use_of_server(url) if sole else nullcontext(), await Database.open(url) as database:
             if sole:
                 await reorganise(database)
