@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.set_within import set_within
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, TokenOwner
 from mxrtc_bridge.matrix.api.transport import Repeat
@@ -114,12 +114,12 @@ async def ping(homeserver: QuietHomeserver, appservice_id: str) -> int:
     Raises:
         HomeserverError: it did not reach us; the message has the probable cause.
     """
-    began = time.monotonic()
+    began = elapsed_s()
     try:
         return await homeserver.ping_appservice(appservice_id, secrets.token_hex(8))
     except HomeserverError as error:
         if error.errcode == "M_CONNECTION_FAILED" and any(each in str(error) for each in _REACHED_ALREADY):
-            return round((time.monotonic() - began) * 1000)
+            return round((elapsed_s() - began) * 1000)
         hint = _PING_HINTS.get(error.errcode)
         if hint is None:
             raise
