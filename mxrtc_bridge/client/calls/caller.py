@@ -119,7 +119,6 @@ class _Placed:
 
     session: Session
     running: asyncio.Task[call.CallEnded]
-    began: float
     connection: Connection
     outgoing: _Outgoing
 
@@ -136,6 +135,8 @@ class Caller:
         account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
         self._homeserver: Homeserver = account.connect(self._waiting.patience)
         self._direct: DirectRooms | None = None
+        self._began = 0.0
+        """When the call has begun, by the clock of the loop."""
         self._sync = SyncStream(
             self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
         )
@@ -183,13 +184,12 @@ class Caller:
             choose_addresses(local_addresses(), self._options.interfaces)
         except ConfigError as error:
             raise ClientError(Exit.NO_PATH if self._options.interfaces else Exit.RETRY, str(error)) from error
-        clock = LoopClock()
-        began, why = clock.monotonic(), ""
+        self._began, why = asyncio.get_running_loop().time(), ""
         if self._options.signal is not SignalBy.ROOM:
             try:
-                placed = await self._place_by_device(peer, clock, began)
+                placed = await self._place_by_device(peer)
             except NoDeviceError as error:
-                if self._options.signal is SignalBy.DEVICE or not await self._is_deviceless(peer, error, began):
+                if self._options.signal is SignalBy.DEVICE or not await self._is_deviceless(peer, error):
                     raise ClientError(error.code, f"no call to {self.name_of(peer)} by a device: {error}") from error
                 why = str(error)
             else:
@@ -206,14 +206,14 @@ class Caller:
                     else "one of you has no device now"
                 ),
             )
-        placed = await self._place_by_room(peer, clock, began)
+        placed = await self._place_by_room(peer)
         placed.connection.why_by_room = why
         return placed
 
-    async def _place_by_room(self, peer: UserId, clock: LoopClock, began: float) -> _Placed:
+    async def _place_by_room(self, peer: UserId) -> _Placed:
         self._waiting.waits_for(f"{HOMESERVER}, and for the peer to join our room")
         try:
-            async with asyncio.timeout(self._left_s(began)):
+            async with asyncio.timeout(self._left_s()):
                 room = await self._find_room(peer)
         except TimeoutError:
             if self._direct is not None and self._direct.awaits_join:
@@ -225,21 +225,21 @@ class Caller:
         def send(sender: UserId, message: CallMessage, step: str) -> Awaitable[object]:
             return self._outbox.send(room, sender, message, step=step)
 
-        placed = self._begin(peer, room, send, clock, began)
+        placed = self._begin(peer, room, send)
         # Without events no answer can come: then it is of no use to wait for one.
         await self._wait_until_connected(placed, self._syncing)
         return placed
 
-    def _left_s(self, began: float) -> float:
-        return max(began + self._options.timeout_s - asyncio.get_running_loop().time(), 0.0)
+    def _left_s(self) -> float:
+        return max(self._began + self._options.timeout_s - asyncio.get_running_loop().time(), 0.0)
 
-    async def _is_deviceless(self, peer: UserId, error: NoDeviceError, began: float) -> bool:
+    async def _is_deviceless(self, peer: UserId, error: NoDeviceError) -> bool:
         """Whether one of the two sides can have no device."""
         if isinstance(error, NoOwnDeviceError):
             return True
         self._waiting.waits_for(HOMESERVER)
         try:
-            async with asyncio.timeout(self._left_s(began)):
+            async with asyncio.timeout(self._left_s()):
                 return not await shows_device(self.login, peer, self._waiting.patience)
         except TimeoutError:
             raise self._waiting.too_long(self._waiting.step) from None
@@ -249,7 +249,7 @@ class Caller:
             Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running (tried {tried})"
         )
 
-    async def _place_by_device(self, peer: UserId, clock: LoopClock, began: float) -> _Placed | None:
+    async def _place_by_device(self, peer: UserId) -> _Placed | None:
         """Call by devices; None if there is no sign of life from the other one.
 
         Raises:
@@ -261,7 +261,7 @@ class Caller:
         by_room = self._options.signal is SignalBy.AUTO and self._state.load_room(self.login.user_id, peer) is not None
         async with contextlib.AsyncExitStack() as holding:
             try:
-                async with asyncio.timeout(self._left_s(began)):
+                async with asyncio.timeout(self._left_s()):
                     calls = await holding.enter_async_context(
                         calls_by_device(
                             *(self._state, self.login, peer, self._waiting.patience),
@@ -273,16 +273,16 @@ class Caller:
                 raise self._waiting.too_long(self._waiting.step) from None
             for _ in range(TRIES):
                 with contextlib.suppress(UnreadableAnswerError):
-                    return await self._place_with(calls, clock, began)
+                    return await self._place_with(calls)
         return None
 
-    async def _place_with(self, calls: DeviceCalls, clock: LoopClock, began: float) -> _Placed | None:
+    async def _place_with(self, calls: DeviceCalls) -> _Placed | None:
         """Place one call by devices; None if there is no sign of life from the other one.
 
         Raises:
             UnreadableAnswerError: the answer cannot be read, and that of another call can.
         """
-        placed = self._begin(calls.peer.user, calls.route, calls.send, clock, began, device=calls.peer)
+        placed = self._begin(calls.peer.user, calls.route, calls.send, device=calls.peer)
 
         def heard(user: UserId, message: CallMessage) -> None:
             if message.call_id == placed.session.call_id:
@@ -303,19 +303,11 @@ class Caller:
         placed.connection.device = calls.peer
         return placed
 
-    def _begin(
-        self,
-        peer: UserId,
-        route: CallRoute,
-        send: Send,
-        clock: LoopClock,
-        began: float,
-        *,
-        device: DeviceIdentity | None = None,
-    ) -> _Placed:
+    def _begin(self, peer: UserId, route: CallRoute, send: Send, *, device: DeviceIdentity | None = None) -> _Placed:
         call_id = CallId(secrets.token_urlsafe(16))
         lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
         settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
+        clock = LoopClock()
         links = ClientChannels(clock=clock, counters=NoCounters())
         outgoing = _Outgoing(send)
         session = Session(
@@ -342,7 +334,7 @@ class Caller:
         self._sessions[route, call_id] = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
-        return _Placed(session, running, began, Connection(peer, session, links, device), outgoing)
+        return _Placed(session, running, Connection(peer, session, links, device), outgoing)
 
     async def _end(self, placed: _Placed) -> None:
         """Hang up in order, as far as that goes quickly."""
@@ -371,16 +363,14 @@ class Caller:
         except BaseException:
             await self._end(placed)
             raise
-        placed.connection.setup_s = asyncio.get_running_loop().time() - placed.began
+        placed.connection.setup_s = asyncio.get_running_loop().time() - self._began
 
     async def _until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
         session, running, peer = placed.session, placed.running, placed.session.remote
         up = asyncio.create_task(placed.connection.links.up.wait())
         waited = [up, running, breaking]
         try:
-            done, _ = await asyncio.wait(
-                waited, timeout=self._left_s(placed.began), return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(waited, timeout=self._left_s(), return_when=asyncio.FIRST_COMPLETED)
             if not done and session.state is call.CallState.CONNECTING:
                 # It has answered, so it is not silent: the packets have a time of their own.
                 done, _ = await asyncio.wait(

@@ -61,7 +61,7 @@ async def send(
     sources = Sources(paths, name=name, resume=resume)
     await _opened(sources)
     try:
-        await _run(context, login, remote, TransferDirection.SEND, Put(), sources, reconnect=reconnect)
+        await _run(context, login, remote, Put(), sources, reconnect=reconnect)
     finally:
         sources.close()
 
@@ -183,7 +183,7 @@ def modified_words(modified_ms: int) -> str:
 
 async def _get(context: Context, login: Login, remote: RemotePath, files: FileReceiver, *, reconnect: bool) -> None:
     job = Get((remote.path or EVERYTHING,))
-    await _run(context, login, remote, TransferDirection.GET, job, files, reconnect=reconnect)
+    await _run(context, login, remote, job, files, reconnect=reconnect)
 
 
 async def _opened(files: Sources | UserDestination) -> None:
@@ -194,19 +194,12 @@ async def _opened(files: Sources | UserDestination) -> None:
 
 
 async def _run(
-    context: Context,
-    login: Login,
-    remote: RemotePath,
-    direction: TransferDirection,
-    job: Job,
-    files: FileSource | FileReceiver,
-    *,
-    reconnect: bool,
+    context: Context, login: Login, remote: RemotePath, job: Job, files: FileSource | FileReceiver, *, reconnect: bool
 ) -> None:
     report = context.report
     async with Caller(context, login) as caller:
         meter = Meter(make_view(report))
-        transferring = FileTransfer(caller, report, remote.name, direction, job, files, meter)
+        transferring = FileTransfer(caller, report, remote.name, job, files, meter)
         try:
             await transferring.run(reconnect=reconnect)
         except asyncio.CancelledError:

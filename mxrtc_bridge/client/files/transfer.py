@@ -35,7 +35,7 @@ from mxrtc_bridge.core.files.events import (
     TransferFinished,
     TransferOutcome,
 )
-from mxrtc_bridge.core.files.messages import Job
+from mxrtc_bridge.core.files.messages import Job, Put
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
@@ -54,7 +54,6 @@ class FileTransfer:
         caller: makes connections.
         report: where to say what happens.
         name: the peer, and the service if it was named.
-        direction: which way the files go.
         job: what the other side is asked for.
         files: what is sent, or where it is put; open.
         meter: shows the progress.
@@ -66,7 +65,6 @@ class FileTransfer:
         caller: Caller,
         report: Report,
         name: PeerName,
-        direction: TransferDirection,
         job: Job,
         files: FileSource | FileReceiver,
         meter: Meter,
@@ -80,14 +78,14 @@ class FileTransfer:
         self._report = report
         self._name = name
         self._short = caller.name_of(name.peer)
-        self._direction = direction
+        self._direction = TransferDirection.SEND if isinstance(job, Put) else TransferDirection.GET
         self._job = job
         self._files = files
         self._meter = meter
         self._service = name.service
         self._sha256 = ""
         """Of the file that was done last."""
-        self._outcomes = Outcomes(sending=direction is TransferDirection.SEND)
+        self._outcomes = Outcomes(sending=self._direction is TransferDirection.SEND)
         self._moved = 0
         self._began: float | None = None
 

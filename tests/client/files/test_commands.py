@@ -265,7 +265,7 @@ class Transfer:
     interrupted = False
 
     def __init__(self, *arguments: Any) -> None:
-        self._receiver = arguments[5]
+        self._receiver = arguments[4]
         self.progress = Progress()
 
     async def run(self, *, reconnect: bool) -> None:

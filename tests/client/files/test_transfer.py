@@ -14,7 +14,6 @@ import pytest
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter
-from mxrtc_bridge.client.files.sentences import TransferDirection
 from mxrtc_bridge.client.files.transfer import MAX_VAIN_ATTEMPTS, FileTransfer
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
@@ -143,8 +142,7 @@ def transferring(said: Said, *answers: Connection | Exception, service: str | No
     name = PeerName(PEER, None if service is None else ServiceName(service))
     caller: Any = Caller(*answers)
     files: Any = "files"
-    direction = TransferDirection.SEND
-    return FileTransfer(caller, said.report, name, direction, Put(), files, Meter(None), pause=lambda _failures: 0.0)
+    return FileTransfer(caller, said.report, name, Put(), files, Meter(None), pause=lambda _failures: 0.0)
 
 
 @pytest.mark.parametrize("service", ["inbox", None])
@@ -184,7 +182,7 @@ async def test_bar_is_gone_when_the_digest_is_shown(said: Said) -> None:
     files: Any = "files"
     meter = Meter(view)
     name = PeerName(PEER, ServiceName("inbox"))
-    await FileTransfer(caller, said.report, name, TransferDirection.SEND, Put(), files, meter).run(reconnect=True)
+    await FileTransfer(caller, said.report, name, Put(), files, meter).run(reconnect=True)
     meter.close()
     assert view.said_before == [0]
 
