@@ -12,8 +12,9 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.config.private_files import (
@@ -252,17 +253,10 @@ class StateFolder:
 
 
 def _read_login(data: Mapping[str, object]) -> Login:
-    def text(name: str, default: str | None = None) -> str:
-        value = data.get(name, default)
-        if not isinstance(value, str) or not 0 < len(value) <= 4096:
-            raise LookupError(f"{name} is missing or no short text")
-        return value
-
-    return Login(
-        homeserver=text("homeserver"),
-        user_id=parse_user_id(text("user_id")),
-        device_id=text("device_id"),
-        access_token=text("access_token"),
-        prefix=text("prefix", "rtc_"),
-        bot=text("bot", "rtcbot"),
-    )
+    found: dict[str, Any] = {}
+    for each in fields(Login):
+        value = data.get(each.name, each.default)
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_LOGIN_BYTES:
+            raise LookupError(f"{each.name} is missing or no short text")
+        found[each.name] = value
+    return Login(**{**found, "user_id": parse_user_id(found["user_id"])})

@@ -157,7 +157,8 @@ class _Reader:
         control_socket = None
         if database is not None and "control" in sections:
             control_socket = build.build_control(sections["control"], beside(database, folder), folder, complain)
-        self._check_exposure()
+        if self._exposure is not None and self._holds_secret():
+            self._complain((), self._exposure)
         if self.problems or not (homeserver and appservice and database and ice and encryption):
             return None
         return Config(
@@ -180,10 +181,6 @@ class _Reader:
             rooms=sections["rooms"],
             policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
         )
-
-    def _check_exposure(self) -> None:
-        if self._exposure is not None and self._holds_secret():
-            self._complain((), self._exposure)
 
     def _holds_secret(self) -> bool:
         appservice, ice = self._sections.get("appservice"), self._sections.get("ice")

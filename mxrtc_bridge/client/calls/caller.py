@@ -97,14 +97,8 @@ class _Outgoing:
         self.failure: HomeserverError | None = None
         """Why something was not taken."""
 
-    async def send(
-        self,
-        route: CallRoute,  # noqa: ARG002 - that of the call
-        sender: UserId,
-        message: CallMessage,
-        *,
-        step: str,
-    ) -> None:
+    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:  # noqa: ARG002
+        """Send a message; the route is that of the call, and known to what sends."""
         try:
             await self._send(sender, message, step)
         except HomeserverError as error:

@@ -33,11 +33,7 @@ class Connection:
     """One call that got through."""
 
     def __init__(
-        self,
-        peer: UserId,
-        session: Session,
-        links: ClientChannels,
-        device: DeviceIdentity | None = None,
+        self, peer: UserId, session: Session, links: ClientChannels, device: DeviceIdentity | None = None
     ) -> None:
         self.peer = peer
         self.links = links
