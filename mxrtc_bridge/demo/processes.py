@@ -70,7 +70,7 @@ class Mark:
     """Bytes of standard error before the mark."""
 
 
-class PortReservation:
+class PortReservation(socket.socket):
     """A TCP port on loopback that stays ours between choosing it and a server listening on it.
 
     The port is bound but never listened on. Linux lets a second socket bind and listen there as long as both set
@@ -78,25 +78,11 @@ class PortReservation:
     number can be written into other programs' settings before its server runs, and survives restarts of the server.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind((host, 0))
-        except OSError:
-            self._socket.close()
-            raise
-        self.port: int = self._socket.getsockname()[1]
-
-    def close(self) -> None:
-        """Give the port back; closing twice is allowed."""
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __init__(self) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.bind(("127.0.0.1", 0))
+        self.port: int = self.getsockname()[1]
 
 
 def guarded_command(argv: Sequence[str | Path]) -> list[str]:

@@ -158,10 +158,14 @@ def _enter(owner: int, path: Path, program: tuple[Path, ...] = PROGRAM) -> Path 
         ConfigError: the system does not allow it; then we are root.
     """
     try:
-        _set_groups(owner, path)
+        group, groups = _groups_of(owner, _group_at(path))
+        os.setgroups(groups)
+        os.setegid(group)
         os.seteuid(owner)
-        if (closed := _closed((path, *program))) is not None:
-            _keep_search()
+        closed = _closed((path, *program))
+        # Of root's rights the one to read and to enter folders; root has none in many containers.
+        if closed is not None and not keep_effective(DAC_READ_SEARCH):
+            raise PermissionError(errno.EACCES, "a folder above it is closed")
     except OSError as error:
         _be_root()
         raise ConfigError(f"{path} cannot be reached as its owner, user {owner}: {error.strerror}") from error
@@ -181,12 +185,6 @@ def _never_be_root_again() -> None:
     os.setresuid(owner, owner, owner)
 
 
-def _set_groups(owner: int, path: Path) -> None:
-    group, groups = _groups_of(owner, _group_at(path))
-    os.setgroups(groups)
-    os.setegid(group)
-
-
 def _closed(wanted: tuple[Path, ...]) -> Path | None:
     """Which of what we need cannot be reached as whom we are now."""
     for needed in wanted:
@@ -199,13 +197,3 @@ def _closed(wanted: tuple[Path, ...]) -> Path | None:
         if not os.access(needed.parent, os.X_OK, effective_ids=True):
             return needed
     return None
-
-
-def _keep_search() -> None:
-    """Keep of root's rights the one to read and to enter folders.
-
-    Raises:
-        PermissionError: root has none here, as in many containers.
-    """
-    if not keep_effective(DAC_READ_SEARCH):
-        raise PermissionError(errno.EACCES, "a folder above it is closed")

@@ -48,7 +48,7 @@ class Outcomes:
                     self._write(self._file, each)
             self._write(self._file, failure)
         except OSError:
-            self._drop()
+            self.forget()
 
     def done(self, done: EntryDone) -> None:
         """Note what was transferred, if something about it is to be said."""
@@ -71,8 +71,14 @@ class Outcomes:
         return lines
 
     def forget(self) -> None:
-        """Another attempt is made, which tells all of it again."""
-        self._drop()
+        """Remove the file: a list that is not whole is of no use, nor one that another attempt tells again."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            Path(self._path).unlink()
 
     @staticmethod
     def _write(file: TextIO, failure: Failure) -> None:
@@ -87,17 +93,7 @@ class Outcomes:
         try:
             self._file.close()
         except OSError:
-            self._drop()
+            self.forget()
             return False
         self._file = None
         return True
-
-    def _drop(self) -> None:
-        """Remove the file: a list that is not whole is of no use."""
-        if self._file is None:
-            return
-        file, self._file = self._file, None
-        with contextlib.suppress(OSError):
-            file.close()
-        with contextlib.suppress(OSError):
-            Path(self._path).unlink()
