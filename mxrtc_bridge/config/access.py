@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from mxrtc_bridge.config.config import PeerSettings, PolicyTest
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
@@ -138,27 +139,17 @@ class SubjectReader:
     """
 
     def __init__(self, groups: Mapping[str, Sequence[str]]) -> None:
-        self._groups = groups
-        self._members: dict[str, frozenset[Subject]] = {}
-        self._made: dict[frozenset[str], frozenset[Subject]] = {}
+        self._group = cache(lambda name: frozenset(map(parse_subject, groups[name])))
+        self._read = cache(self._union)
 
     def read(self, texts: Iterable[str]) -> frozenset[Subject]:
         """Replace groups by their members and parse what is left."""
-        key = frozenset(texts)
-        made = self._made.get(key)
-        if made is None:
-            made = self._made[key] = self._union(key)
-        return made
+        return self._read(frozenset(texts))
 
     def _union(self, texts: frozenset[str]) -> frozenset[Subject]:
         parts = [self._group(text.removeprefix("group:")) for text in texts if text.startswith("group:")]
         others = frozenset(parse_subject(text) for text in texts if not text.startswith("group:"))
         return parts[0] if len(parts) == 1 and not others else others.union(*parts)
-
-    def _group(self, name: str) -> frozenset[Subject]:
-        if name not in self._members:
-            self._members[name] = frozenset(map(parse_subject, self._groups[name]))
-        return self._members[name]
 
 
 def make_grants(

@@ -48,19 +48,17 @@ def read_outline(path: Path, environ: Mapping[str, str] | None = None) -> Outlin
     found = _sections(text)
     named = found.get("database")
     default = str(schema.Root.model_fields["database"].get_default())
-    mistakes: list[KeyPath] = []
-    database = build.build_database(
-        named if isinstance(named, str) and named else default,
-        folder,
-        os.environ if environ is None else environ,
-        lambda place, _: mistakes.append(place),
-    )
+    mistakes: list[str] = []
+
+    def complain(_place: KeyPath, message: str) -> None:
+        mistakes.append(message)
+
+    url = named if isinstance(named, str) and named else default
+    database = build.build_database(url, folder, os.environ if environ is None else environ, complain)
     if mistakes:
-        database = build.build_database(default, folder, {}, lambda _place, _message: None)
+        database = build.build_database(default, folder, {}, complain)
     scheme, _, file = database.partition("://")
-    control = build.build_control(
-        _control(found.get("control")), beside(database, folder), folder, lambda _place, _message: None
-    )
+    control = build.build_control(_control(found.get("control")), beside(database, folder), folder, complain)
     return Outline(Path(unquote(file)) if scheme == "sqlite" else folder, control)
 
 

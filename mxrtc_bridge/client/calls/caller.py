@@ -135,7 +135,8 @@ class Caller:
             self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
         )
         self._outbox = Outbox(self._homeserver, masquerade=False)
-        self._sessions: dict[tuple[CallRoute, CallId], Session] = {}
+        self._session: Session | None = None
+        """That of the call, as long as there is one."""
         self._syncing: asyncio.Task[None] | None = None
         self._turn: asyncio.Task[tuple[IceServer, ...]] | None = None
 
@@ -160,7 +161,7 @@ class Caller:
             ClientError: the call did not get through; says why, and whether to try again.
             HomeserverError: the homeserver refuses us, or is away.
         """
-        async with self._waiting.told(lambda: self._waited_for(peer), self.name_of(peer)):
+        async with self._waiting.told(self._waited_for, self.name_of(peer)):
             placed = await self._place(peer)
         try:
             yield placed.connection
@@ -325,7 +326,7 @@ class Caller:
             addresses=AddressPolicy(private=True, loopback=lo),
             clock=clock,
         )
-        self._sessions[route, call_id] = session
+        self._session = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
         return _Placed(session, running, Connection(peer, session, links, device), outgoing)
@@ -337,15 +338,15 @@ class Caller:
             await asyncio.wait([placed.running], timeout=GOODBYE_S)
         finally:
             placed.running.cancel()
-            self._sessions.pop((placed.session.route, placed.session.call_id), None)
+            self._session = None
         # Not awaited itself: that it was cancelled must not be taken for our own end, nor the other way round.
         await asyncio.wait([placed.running])
         if not placed.running.cancelled():
             placed.running.result()
 
-    def _waited_for(self, peer: UserId) -> str:
-        states = [session.state for session in self._sessions.values() if session.remote == peer]
-        return _PROGRESS.get(states[-1], self._waiting.step) if states else self._waiting.step
+    def _waited_for(self) -> str:
+        step = self._waiting.step
+        return step if self._session is None else _PROGRESS.get(self._session.state, step)
 
     async def _wait_until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
         """Wait until the connection is up; what ends ``breaking`` makes waiting useless, and is raised.
@@ -432,7 +433,7 @@ class Caller:
             async for event in self._sync.events():
                 self._route(event)
         except HomeserverError as error:
-            if any(session.state is call.CallState.CONNECTED for session in self._sessions.values()):
+            if self._session is not None and self._session.state is call.CallState.CONNECTED:
                 self._report.say(
                     "homeserver",
                     f"{error}; open connections are not affected, but they cannot be made again",
@@ -442,20 +443,21 @@ class Caller:
             raise
 
     def _route(self, event: RoomEvent) -> None:
+        session = self._session
+        if session is None or session.route != event.room_id:
+            return
         if event.type == "m.room.member":
-            if event.content.get("membership") in ("leave", "ban"):
-                for session in tuple(self._sessions.values()):
-                    if session.route == event.room_id and event.state_key in (session.local, session.remote):
-                        session.feed(call.MemberLeft())
+            left = event.content.get("membership") in ("leave", "ban")
+            if left and event.state_key in (session.local, session.remote):
+                session.feed(call.MemberLeft())
             return
         try:
             message = parse_message(event.type, event.content)
         except EventError as error:
             log.debug("call event ignored: %s", error)
             return
-        session_of_call = self._sessions.get((event.room_id, message.call_id))
-        if session_of_call is not None:
-            session_of_call.feed(call.Remote(event.sender, message))
+        if message.call_id == session.call_id:
+            session.feed(call.Remote(event.sender, message))
 
     def _homeserver_changed(self, error: Exception | None) -> None:
         if error is None:
