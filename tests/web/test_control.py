@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from mxrtc_bridge.web.control import (
     control_application,
 )
 from mxrtc_bridge.web.server import Server
+from tests.waiting import until
 
 
 class RefusedError(MxrtcError):
@@ -214,18 +216,15 @@ async def test_a_client_that_does_not_read_its_answer_is_ended_like_one_that_say
     application = control_application(desk.handle, RefusedError)
     body = json.dumps({"words": ["log"]}).encode()
     request = b"POST /v1/command HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    clients: list[socket.socket] = []
     async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE, max_connections=1, look_s=0.01):
-        for _ in range(2):
-            client = socket.socket(socket.AF_UNIX)
+        with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as other:
+            seen = select.poll()
+            seen.register(client, select.POLLIN | select.POLLRDHUP)
             client.connect(where)
             client.sendall(request)
-            clients.append(client)
-        received = 0
-        clients[0].setblocking(False)
-        async with asyncio.timeout(20):
-            while piece := await asyncio.get_running_loop().sock_recv(clients[0], 65536):
-                received += len(piece)
-        assert received < 3_000_000
-        for client in clients:
-            client.close()
+            # Before it is answered, its end would be a reset, as its request was not read.
+            await until(lambda: seen.poll(0))
+            other.connect(where)
+            await until(lambda: any(event & select.POLLRDHUP for _, event in seen.poll(0)))
+            received = sum(map(len, iter(lambda: client.recv(65536), b"")))
+        assert 0 < received < 3_000_000
