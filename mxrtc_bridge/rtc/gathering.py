@@ -93,9 +93,14 @@ class Gathering:
         key = (candidate.host, candidate.port)
         # A reflexive address equal to the host's own is redundant (RFC 8445 section 5.1.3).
         self._found.setdefault(key, candidate)
-        self._missing.discard(candidate.type)
-        if not self._missing:
-            self._complete.set()
+        self._no_longer_missing(candidate.type)
+
+    def _no_longer_missing(self, kind: str) -> None:
+        # Told by the last one that goes, never by an empty set: that is empty too before it is known what to expect.
+        if kind in self._missing:
+            self._missing.remove(kind)
+            if not self._missing:
+                self._complete.set()
 
     # Host candidates
 
@@ -133,9 +138,11 @@ class Gathering:
     # Servers
 
     async def _ask_servers(self, hosts: list[GuardedStun]) -> None:
-        jobs: list[Coroutine[None, None, None]] = [self._ask_stun(server, hosts) for server in self._plan.stun if hosts]
-        if hosts and any(server.expected for server in self._plan.stun):
-            self._missing.add("srflx")
+        jobs: list[Coroutine[None, None, None]] = []
+        if hosts and self._plan.stun:
+            jobs.append(self._ask_all_stun(hosts))
+            if any(server.expected for server in self._plan.stun):
+                self._missing.add("srflx")
         if self._plan.turn:
             jobs.append(self._ask_turn())
             self._missing.add("relay")
@@ -160,6 +167,10 @@ class Gathering:
         for task in tasks:
             if not task.cancelled():
                 task.result()
+
+    async def _ask_all_stun(self, hosts: list[GuardedStun]) -> None:
+        await asyncio.gather(*(self._ask_stun(server, hosts) for server in self._plan.stun))
+        self._no_longer_missing("srflx")
 
     async def _ask_stun(self, server: StunServer, hosts: list[GuardedStun]) -> None:
         try:
@@ -207,6 +218,7 @@ class Gathering:
             for task in allocations:
                 task.cancel()
             await asyncio.gather(*allocations, return_exceptions=True)
+            self._no_longer_missing("relay")
 
     async def _allocate(self, server: TurnServer) -> bool:
         try:

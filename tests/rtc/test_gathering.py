@@ -14,6 +14,7 @@ from aioice import stun
 from mxrtc_bridge.core.errors import ConfigError, TransportError
 from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
+from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_interfaces import free_range
@@ -33,6 +34,9 @@ class StunResponder(asyncio.DatagramProtocol):
 
     transport: asyncio.DatagramTransport
 
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.delay_s = delay_s
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.DatagramTransport, transport)
 
@@ -44,12 +48,22 @@ class StunResponder(asyncio.DatagramProtocol):
             transaction_id=request.transaction_id,
         )
         response.attributes["XOR-MAPPED-ADDRESS"] = ("203.0.113.7", addr[1])
-        self.transport.sendto(bytes(response), addr)
+        asyncio.get_running_loop().call_later(self.delay_s, self.transport.sendto, bytes(response), addr)
 
 
 @pytest_asyncio.fixture
 async def stun_server() -> AsyncIterator[int]:
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(StunResponder, local_addr=("127.0.0.1", 0))
+    yield transport.get_extra_info("sockname")[1]
+    transport.close()
+
+
+@pytest_asyncio.fixture
+async def slow_stun_server() -> AsyncIterator[int]:
+    """Further away than the moment for which the rest is waited for when nothing is missing."""
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: StunResponder(2 * STRAGGLER_S), local_addr=("127.0.0.1", 0)
+    )
     yield transport.get_extra_info("sockname")[1]
     transport.close()
 
@@ -81,6 +95,12 @@ async def test_reflexive_candidate_hides_the_address_behind_it(stun_server: int)
     assert (candidates[1].related_address, candidates[1].port) == ("0.0.0.0", candidates[0].port)
     assert candidates[0].priority > candidates[1].priority
     assert seconds < 0.5
+
+
+async def test_slow_stun_server_is_waited_for_beside_host_candidates(slow_stun_server: int) -> None:
+    plan = ServerPlan(stun=(StunServer("127.0.0.1", slow_stun_server),))
+    candidates, _ = await offered(plan, gather_timeout_s=5.0)
+    assert shapes(candidates) == [("host", "127.0.0.1"), ("srflx", "203.0.113.7")]
 
 
 async def test_dead_stun_server_costs_the_deadline_and_no_more(silent_server: int) -> None:

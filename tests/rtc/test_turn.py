@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
+from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import Pair, answer_of, make_peer, offer_of
 from tests.rtc.test_interfaces import free_range
@@ -127,6 +128,33 @@ async def test_unreachable_first_server_does_not_keep_the_second_from_its_turn(c
         plan = ServerPlan(turn=(dead, *coturn.plan("tcp").turn))
         peer = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=3.0)
         assert "typ relay" in await peer.create_offer()
+        await peer.close()
+
+
+@contextlib.asynccontextmanager
+async def far_away(port: int, delay_s: float) -> AsyncIterator[int]:
+    """A TCP port that leads to ``port``, ``delay_s`` after somebody has connected."""
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while data := await reader.read(4096):
+                writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(delay_s)
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pipe(reader, back), pipe(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_relay_over_a_slow_tcp_connection_is_waited_for_with_the_default_policy(coturn: Coturn) -> None:
+    async with far_away(coturn.port, 2 * STRAGGLER_S) as port:
+        peer = make_peer(plan=ServerPlan(turn=(TurnServer("127.0.0.1", port, "tcp", False, "user", "secret"),)))
+        description = offer_of(await peer.create_offer())
+        assert [candidate.type for candidate in description.candidates] == ["host", "relay"]
         await peer.close()
 
 
