@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -40,6 +41,36 @@ async def test_defect_in_the_start_of_one_device_leaves_the_others_up_and_is_tri
         await asyncio.gather(running, return_exceptions=True)
     assert pauses == [1.0, 2.0, 4.0]
     assert caplog.text.count("RecursionError: a defect of ours") == 1
+
+
+async def test_user_whom_the_homeserver_has_forgotten_is_registered_before_its_device_is_tried_again(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, starts, story = UserId(PEER.replace("build", "other")), CryptoDevice.start, list[str]()
+
+    async def forgotten(device: CryptoDevice) -> None:
+        if device.user == USER:
+            story.append("start")
+            if "registered" not in story:
+                raise HomeserverError("the user is not registered", 403, "M_FORBIDDEN")
+        await starts(device)
+
+    async def register(user: UserId) -> None:
+        assert user == USER, "nobody else is missing"
+        story.append("registered")
+
+    async def sleep(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(CryptoDevice, "start", forgotten)
+    async with made(server, sleep=sleep) as encryption:
+        await encryption.begin([USER, other], ignore, register)
+        await encryption.bring_up()
+        running = asyncio.create_task(encryption.run())
+        await until(lambda: encryption.device_of(USER) is not None)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert story == ["start", "start", "registered", "start"]
 
 
 async def test_devices_come_up_although_the_reload_that_asked_was_ended_and_not_those_that_a_newer_one_left_out(
