@@ -170,7 +170,7 @@ class TargetThreads:
 
 _targets: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], TargetThreads] = WeakValueDictionary()
 _questions = DaemonThreads(MAX_QUESTIONS, "mxrtc question")
-_under_way: dict[Hashable, asyncio.Future[Any]] = {}
+_under_way: dict[tuple[asyncio.AbstractEventLoop, Callable[..., Any], tuple[Hashable, ...]], asyncio.Future[Any]] = {}
 
 
 def threads_of(target: str) -> TargetThreads:
@@ -194,6 +194,10 @@ async def in_one_thread(work: Callable[..., Result], *args: Hashable) -> Result:
     what = (asyncio.get_running_loop(), work, args)
     future = _under_way.get(what)
     if future is None:
+        if len(_under_way) >= MAX_QUESTIONS:
+            # A loop that was closed tells nobody of an answer: its questions are nobody's.
+            for other in [other for other in _under_way if other[0].is_closed()]:
+                del _under_way[other]
         if len(_under_way) >= MAX_QUESTIONS:
             raise _no_answer()
         future = _under_way[what] = what[0].run_in_executor(_questions, work, *args)

@@ -115,6 +115,24 @@ async def test_questions_that_hang_have_a_bound(disk: Disk) -> None:
     await asyncio.gather(*asking)
 
 
+def test_questions_of_a_loop_that_was_closed_take_no_place(disk: Disk) -> None:
+    def ask(_number: int) -> bytes:
+        return disk.read()
+
+    async def give_up() -> None:
+        asking = [asyncio.create_task(in_one_thread(ask, number)) for number in range(MAX_QUESTIONS)]
+        await asyncio.sleep(0)
+        for each in asking:
+            each.cancel()
+
+    async def ask_again() -> int:
+        return await in_one_thread(lambda: 7)
+
+    asyncio.run(give_up())
+    threading.Timer(0.0, disk.answer).start()
+    assert asyncio.run(ask_again()) == 7
+
+
 async def test_question_goes_on_for_the_others_when_one_gives_up(disk: Disk) -> None:
     first, second = (asyncio.create_task(in_one_thread(disk.read)) for _ in range(2))
     await turns()
