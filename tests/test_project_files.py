@@ -164,6 +164,17 @@ def test_a_file_in_which_a_test_was_late_is_run_once_more(tmp_path: Path, late: 
     assert (made.returncode, (tmp_path / "runs").read_text()) == (code, ".."), made.stdout + made.stderr
 
 
+def test_what_make_fast_leaves_out_is_run_by_make_test() -> None:
+    """Each test is in one of its three selections, whatever else it is marked with."""
+    makefile = (ROOT / "Makefile").read_text()
+    named = dict(re.findall(r'^(IN_PROCESS|REAL) := -m "(.+)"$', makefile, re.MULTILINE))
+    assert named == {"IN_PROCESS": "not real and not alone", "REAL": "real and not alone"}
+    steps = [line for line in makefile.splitlines() if line.startswith("\t$(call run,")]
+    assert [re.findall(r"\$\((?:IN_PROCESS|REAL)\)|-m alone", step) for step in steps] == [
+        ["$(IN_PROCESS)"], ["$(IN_PROCESS)"], ["$(REAL)"], ["$(REAL)"], ["-m alone"],
+    ]  # fmt: skip
+
+
 def test_missing_programs_are_named_to_who_may_not_install_them(tmp_path: Path) -> None:
     """Somebody who is not root gets the command to paste, with every package that is missing, and a failure."""
     for name in ("sh", "dirname", "basename"):
