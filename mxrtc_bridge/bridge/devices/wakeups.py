@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
-from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
+from mxrtc_bridge.core.errors import HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -30,6 +30,8 @@ AGAIN_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Until the next probe after one that was not announced, and after the following ones."""
 PAUSE_FACTOR = 3
 """How long changes are collected after some were noted, in times what that took."""
+LONGEST_PAUSE_S = 5.0
+"""But no longer than that: a database that was away must not keep changes from being noted once it is back."""
 MAX_CHANGED = 10_000
 """Users whose changes wait to be noted; beyond that everybody is asked for anew."""
 
@@ -124,5 +126,10 @@ class DeviceWakeups:
                         await device.lists.mark_outdated(sorted(changed))
                 except MxrtcError as error:
                     self._seldom.warning(str(error), "! changed devices were not noted for %s: %s", device.user, error)
+                    if isinstance(error, StorageError) and error.retryable:
+                        # What is stored would count as up to date, so all are told once more.
+                        self._changed |= changed
+                        self._has_changed.set()
             # Each peer notes them for itself: one user's changes, over and over, leave most of the time to others.
-            await asyncio.sleep(PAUSE_FACTOR * (asyncio.get_running_loop().time() - began_s))
+            took_s = asyncio.get_running_loop().time() - began_s
+            await asyncio.sleep(min(PAUSE_FACTOR * took_s, LONGEST_PAUSE_S))

@@ -10,7 +10,7 @@ import pytest
 
 from mxrtc_bridge.bridge.devices.wakeups import AGAIN_S, EVERY_S, MAX_CHANGED, DeviceWakeups
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, RefusedStatementError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 
 BOT, BUILD, ALICE = (UserId(f"@{name}:example.org") for name in ("rtcbot", "rtc_build", "alice"))
@@ -170,3 +170,60 @@ async def test_devices_that_change_over_and_over_leave_most_of_the_time_to_other
     with pytest.raises(BaseExceptionGroup):
         await world.wakeups.run()
     assert 2 <= len(noted) * 0.1 <= 10 / 4 + 0.2
+
+
+@pytest.mark.virtual_time
+async def test_changes_are_noted_some_seconds_after_the_database_is_back(world: World) -> None:
+    """Those that it did not take as well: what it holds of those users would count as up to date."""
+    loop = asyncio.get_running_loop()
+    back: list[float] = []
+    later = UserId("@later:example.org")
+
+    async def mark_outdated(users: Sequence[UserId]) -> None:
+        if not back:
+            await asyncio.sleep(100)  # as of many devices that wait for it in turn
+            raise StorageError("away")
+        world.bot.outdated.append(users)
+
+    world.bot.mark_outdated = world.build.mark_outdated = mark_outdated  # type: ignore[method-assign]
+    world.bot.probed = lambda: world.wakeups.hear(news(BOT))
+
+    async def meanwhile() -> None:
+        world.wakeups.hear(news(changed=frozenset({ALICE})))
+        await asyncio.sleep(199)
+        back.append(loop.time())
+        world.wakeups.hear(news(changed=frozenset({later})))
+        while len(world.bot.outdated) < 2:
+            await asyncio.sleep(0.1)
+        raise InterruptedError
+
+    world.meanwhile = meanwhile
+    with pytest.raises(BaseExceptionGroup):
+        await world.wakeups.run()
+    assert world.bot.outdated == [sorted({ALICE, later})] * 2
+    assert loop.time() - back[0] < 10
+
+
+async def test_what_the_database_refuses_is_not_told_again(world: World) -> None:
+    """It would refuse it for ever."""
+    refused: list[Sequence[UserId]] = []
+
+    async def mark_outdated(users: Sequence[UserId]) -> None:
+        refused.append(users)
+        raise RefusedStatementError("a text that it cannot hold")
+
+    world.bot.mark_outdated = world.build.mark_outdated = mark_outdated  # type: ignore[method-assign]
+    world.bot.probed = lambda: world.wakeups.hear(news(BOT))
+
+    async def meanwhile() -> None:
+        for user in (ALICE, BUILD):
+            world.wakeups.hear(news(changed=frozenset({user})))
+            before = len(refused)
+            while len(refused) < before + 2:
+                await asyncio.sleep(0)
+        raise InterruptedError
+
+    world.meanwhile = meanwhile
+    with pytest.raises(BaseExceptionGroup):
+        await world.wakeups.run()
+    assert refused == [[ALICE]] * 2 + [[BUILD]] * 2
