@@ -15,7 +15,6 @@ people can do nothing in the room any more, and are joined to it still.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -110,10 +109,9 @@ class MemberLists:
         number, began = self._number, self._monotonic()
         self._asking[room] += 1
         try:
-            found, acl = await asyncio.gather(
-                self._homeserver.joined_members(room, self._bot),
-                self._homeserver.state(room, ACL_TYPE, as_user=self._bot),
-            )
+            # One after the other: where one is refused, nobody would wait for the other any more.
+            found = await self._homeserver.joined_members(room, self._bot)
+            acl = await self._homeserver.state(room, ACL_TYPE, as_user=self._bot)
             if acl is not None:  # which may hold thousands of patterns
                 found = await in_new_thread(_let_in, found, acl)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from contextlib import nullcontext
 
@@ -89,6 +90,18 @@ async def test_nobody_is_a_member_of_what_is_not_known() -> None:
     with pytest.raises(HomeserverError):
         await world.lists.learn(OTHER)
     assert world.lists.members(OTHER) is None
+
+
+async def test_a_question_that_is_refused_leaves_no_other_behind(world: World) -> None:
+    """It would go on without an owner, for as long as a homeserver may be silent, and one with each question."""
+
+    async def silent(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    world.server.state = silent  # type: ignore[method-assign]
+    with pytest.raises(HomeserverError):
+        await world.lists.learn(OTHER)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_event_takes_a_member_away_at_once_and_asks(world: World) -> None:
