@@ -280,5 +280,5 @@ class Inbound(Lifecycle):
                 receiver.reassembly.reset(stream)
                 self._events.append(StreamReset(stream))
                 self._resets_untold += 1
-        if self._resets_untold > 2 * self._settings.max_streams:
+        if self._resets_untold > self._settings.max_used_streams:
             raise MalformedError("streams are reset faster than that can be told")

@@ -108,6 +108,7 @@ class Reassembly:
     Args:
         emit: takes each whole message, and each stream that is to be asked for its messages by :meth:`take`.
         max_message: bytes.
+        max_streams: on which something has come and that were not reset since; more are a violation.
 
     Attributes:
         held: bytes of fragments, and of messages that wait for their turn.
@@ -117,9 +118,12 @@ class Reassembly:
         leftover: there is something for :meth:`sweep`.
     """
 
-    def __init__(self, emit: Callable[[MessageReceived | InStream], None], max_message: int) -> None:
+    def __init__(
+        self, emit: Callable[[MessageReceived | InStream], None], max_message: int, max_streams: int = 4096
+    ) -> None:
         self._emit = emit
         self._max_message = max_message
+        self._max_streams = max_streams
         self._streams: dict[int, InStream] = {}
         self._given_up: dict[InStream, None] = {}
         self.lines = 0
@@ -137,6 +141,8 @@ class Reassembly:
     def _stream(self, number: int) -> InStream:
         stream = self._streams.get(number)
         if stream is None:
+            if len(self._streams) >= self._max_streams:
+                raise MalformedError(f"messages on more than {self._max_streams} streams that were not reset")
             stream = self._streams[number] = InStream(number)
         return stream
 

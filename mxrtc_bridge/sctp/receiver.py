@@ -54,7 +54,7 @@ class Receiver:
     ) -> None:
         self._settings = settings
         self._drop = drop
-        self.reassembly = Reassembly(emit, settings.max_message)
+        self.reassembly = Reassembly(emit, settings.max_message, settings.max_used_streams)
         self.cumulative = initial_tsn - 1
         self._expected = initial_tsn & MASK32
         self._first = initial_tsn

@@ -35,8 +35,10 @@ class SctpSettings:
     """Largest message received; a larger one aborts the association."""
     max_remote_message: int = 64 * KIB
     """Largest message sent, from the other side's description (RFC 8841 section 6)."""
-    max_streams: int = 2048
-    """Streams in each direction."""
+    max_streams: int = 65_535
+    """Streams in each direction (RFC 8831 section 6.2): some implementations never use a number twice."""
+    max_used_streams: int = 4096
+    """Streams on which something has come and that were not reset since; more abort, as each costs memory."""
     max_fragments: int = 65_536
     """Fragments of incomplete messages, and whole messages that wait for earlier ones."""
     max_tsn_span: int = 65_536

@@ -231,3 +231,14 @@ def test_channel_rules_hold_against_any_peer(messages: list[tuple[int, int, byte
         assert [event.code for event in ended] == ["violation"]
         assert complaint in ended[0].reason
         assert chunks.ABORT in dict(puppet.answers())
+
+
+@pytest.mark.parametrize("number", [1, 2047, 2049, 65_533])
+def test_a_channel_may_have_any_number(number: int) -> None:
+    """Some never use a number twice, so that the highest are reached after 32,767 channels."""
+    puppet, channels, events = hostile_channels()
+    puppet.send(puppet.data(0, OPEN, stream=number, ppid=50))
+    puppet.send(puppet.data(1, b"hello", stream=number, sequence=1))
+    assert events == [ChannelOffered(number, OpenMessage("x", "")), ChannelMessage(number, b"hello", 5)]
+    channels.close(number)
+    assert chunks.RE_CONFIG in dict(puppet.answers())

@@ -193,8 +193,8 @@ def test_message_that_cannot_be_sent_is_refused(size: int) -> None:
 
 
 def test_stream_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(StateError, match="no stream 2048"):
-        pair(10).left.association.send(0.0, 2048, 53, b"x")
+    with pytest.raises(StateError, match="no stream 65535"):
+        pair(10).left.association.send(0.0, 65_535, 53, b"x")
 
 
 def drop_data(world: World, count: int) -> list[int]:

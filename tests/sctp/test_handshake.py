@@ -67,7 +67,7 @@ def test_cookie_opens_for_its_maker_only(proposal: Proposal, position: int, chan
 
 def test_both_sides_start_at_once_and_agree() -> None:
     world = established(pair(1))
-    assert world.left.events == [Established(2048, 2048, interleaving=True)] == world.right.events
+    assert world.left.events == [Established(65_535, 65_535, interleaving=True)] == world.right.events
     assert world.now < 1000.04, "three flights of 10 ms: the INITs crossed"
 
 
@@ -97,7 +97,7 @@ def test_set_up_survives_loss_duplication_and_reordering() -> None:
 def test_capabilities_are_used_only_where_both_have_them() -> None:
     plain = SctpSettings(interleaving=False, zero_checksum=False, max_streams=100)
     world = established(pair(3, right_settings=plain))
-    assert world.left.events == [Established(100, 2048, interleaving=False)]
+    assert world.left.events == [Established(100, 65_535, interleaving=False)]
     assert world.right.events == [Established(100, 100, interleaving=False)]
     assert world.left.association._writer._zero is None  # type: ignore[union-attr]
 

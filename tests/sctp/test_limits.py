@@ -17,6 +17,7 @@ SMALL = SctpSettings(
     receive_window=64 * KIB,
     max_message=16 * KIB,
     max_streams=8,
+    max_used_streams=6,
     max_fragments=200,
     max_tsn_span=500,
     max_gaps=20,
@@ -314,3 +315,17 @@ def test_any_well_formed_chunks_are_taken_or_refused(
     assert receiver is not None
     assert receiver.reassembly.held >= 0
     assert receiver.reassembly.fragments >= 0
+
+
+def test_streams_that_are_used_and_not_reset_are_bounded() -> None:
+    """Those that are reset cost nothing any more."""
+    puppet = Puppet(SctpSettings(max_used_streams=6))
+    for number in range(6):
+        puppet.send(puppet.data(number, stream=10_000 * number))
+    reset = b"\0\x0d\0\x12" + (THEIR_TSN).to_bytes(4, "big") + bytes(4) + (THEIR_TSN + 5).to_bytes(4, "big")
+    puppet.send(chunks.chunk(chunks.RE_CONFIG, reset + (10_000).to_bytes(2, "big")))
+    puppet.send(puppet.data(6, stream=65_534))
+    assert len(puppet.end.messages) == 7
+    assert not puppet.ended_because
+    puppet.send(puppet.data(7, stream=10_000))
+    assert "more than 6 streams" in puppet.ended_because
