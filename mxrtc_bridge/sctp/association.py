@@ -152,6 +152,11 @@ class Association(Inbound):
         self._sender.scheduler.push(OutMessage(self._stream(stream), ppid, data, True))
 
     @property
+    def outbound_streams(self) -> int:
+        """How many streams we may send on; of an association that is not established, how many we ask for."""
+        return self._outbound_streams
+
+    @property
     def peer_resets(self) -> bool:
         """Whether the other side can reset streams."""
         return self._peer_resets

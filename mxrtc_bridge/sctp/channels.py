@@ -2,7 +2,8 @@
 
 A channel is a stream in each direction with the same number. The side that is the DTLS client opens channels with even
 numbers, the server with odd ones, so both may open at any time without asking. Closing resets our direction; the other
-side answers with a reset of its own, and then the number is free (RFC 8831 section 6.7).
+side answers with a reset of its own, and then the number is free (RFC 8831 section 6.7). It rests nevertheless: as long
+as the answer to its reset is on its way, or lost, the other side may take the number for used.
 
 A machine around the association: drive the association as its module says, but poll events here.
 What it guards against: opening where a channel is (aborts), more channels than allowed (reset at once; twice as many
@@ -124,7 +125,7 @@ class DataChannels:
         self._events: deque[ChannelEvent] = deque()
         self._next_number = 0 if dtls_client else 1
         self._parity = self._next_number
-        self._free: deque[int] = deque()
+        self._resting: deque[int] = deque()
         self._ended = False
 
     def __len__(self) -> int:
@@ -144,7 +145,8 @@ class DataChannels:
             Its number.
 
         Raises:
-            StateError: too many channels, a number in use, names that are too long, or the association is over.
+            StateError: too many channels, a number in use, none that is free, names that are too long, or the
+                association is over.
         """
         size = len(opened.label.encode()) + len(opened.protocol.encode())
         if size > dcep.MAX_NAME:
@@ -156,14 +158,25 @@ class DataChannels:
                 raise StateError(f"channel {negotiated} is in use")
             self._channels[negotiated] = _Channel(opened, ChannelState.OPEN)
             return negotiated
-        while self._next_number in self._channels:
-            self._next_number += 2
-        number = self._free.popleft() if self._free else self._next_number
+        number = self._free_number()
         self._association.send(now, number, _DCEP, dcep.format_open(opened))
         if number == self._next_number:
             self._next_number += 2
+        else:
+            self._resting.popleft()
         self._channels[number] = _Channel(opened, ChannelState.OPENING)
         return number
+
+    def _free_number(self) -> int:
+        """Return the number of the next channel: one that was never used, else the one that has rested longest."""
+        while self._next_number in self._channels:
+            self._next_number += 2
+        if self._next_number < self._association.outbound_streams:
+            return self._next_number
+        if not self._resting:
+            count = self._association.outbound_streams
+            raise StateError(f"no stream is free for a channel: the other side takes {count}, half of them from us")
+        return self._resting[0]
 
     def send(self, now: float, channel: int, message: str | bytes) -> None:
         """Queue a message.
@@ -321,7 +334,7 @@ class DataChannels:
             del self._channels[number]
             self._association.consumed(entry.unread)
             if number % 2 == self._parity and number < self._next_number:
-                self._free.append(number)
+                self._resting.append(number)
             self._events.append(ChannelClosed(number))
             for event in entry.early:
                 if isinstance(event, StreamReset):

@@ -87,7 +87,7 @@ async def test_four_megabytes_go_there_and_back(other: OtherPeer, ours: Recordin
     await channel.until(lambda channel: channel.received_bytes == total, 40.0)
 
 
-async def test_close_from_either_side_delivers_everything_and_frees_the_number(
+async def test_close_from_either_side_delivers_everything(
     other: OtherPeer, ours: RecordingPeer, it_offers: bool
 ) -> None:
     await join(other, ours, it_offers)
@@ -110,7 +110,7 @@ async def test_close_from_either_side_delivers_everything_and_frees_the_number(
         await channel.until_closed()
         await other.until("closed", label=label)
         assert channel.events == ["opened", *messages, "closed"]
-    assert len(numbers) == 1
+    assert len(numbers) == rounds  # each rests, as the other side may not know yet that it is free
     assert ours.lost == []
 
 

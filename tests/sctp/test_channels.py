@@ -119,7 +119,7 @@ def test_both_may_close_at_once() -> None:
     assert two.left_events[-1] == two.right_events[-1] == ChannelClosed(number)
 
 
-def test_five_hundred_channels_open_talk_close_and_their_numbers_are_used_again() -> None:
+def test_five_hundred_channels_open_talk_and_close_and_their_numbers_rest() -> None:
     two = Two(Path(loss=0.01))
     for turn in range(2):
         numbers = [two.left.open(two.now, OpenMessage(f"c{index}", "")) for index in range(500)]
@@ -133,13 +133,30 @@ def test_five_hundred_channels_open_talk_close_and_their_numbers_are_used_again(
         assert len(got) == 500 * (turn + 1)
         assert all(event.data == event.channel.to_bytes(2, "big") * 500 for event in got)
         assert (len(two.left), len(two.right)) == (0, 0)
-    assert max(event.channel for event in two.left_events if isinstance(event, ChannelOpened)) == 998
+    assert {event.channel for event in two.left_events if isinstance(event, ChannelOpened)} == set(range(0, 2000, 2))
+
+
+def test_number_is_used_again_when_all_have_been_and_it_has_rested_longest() -> None:
+    two = Two(settings=SctpSettings(max_streams=8))
+    numbers = [two.left.open(two.now, OpenMessage("a", "")) for _ in range(4)]
+    with pytest.raises(StateError, match="the other side takes 8"):
+        two.left.open(two.now, OpenMessage("a", ""))
+    for number in (4, 0, 6):
+        two.left.close(number)
+        two.run(1)
+    again = []
+    for _ in range(5):
+        again.append(two.left.open(two.now, OpenMessage("a", "")))
+        two.left.close(again[-1])
+        two.run(1)
+    assert (numbers, again) == ([0, 2, 4, 6], [4, 0, 6, 4, 0])
+    assert not any(isinstance(event, Ended) for event in two.left_events + two.right_events)
 
 
 def test_number_may_be_used_again_at_once_whatever_gets_lost() -> None:
     """The next OPEN may overtake the answer to our reset."""
     for seed in range(15):
-        two = Two(Path(loss=0.25, reorder=0.3, hold=0.05))
+        two = Two(Path(loss=0.25, reorder=0.3, hold=0.05), SctpSettings(max_streams=2))
         for turn in range(6):
             number = two.left.open(two.now, OpenMessage(f"t{turn}", ""))
             two.left.send(two.now, number, f"message {turn}")
