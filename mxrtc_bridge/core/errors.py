@@ -151,10 +151,8 @@ class RefusalCode(StrEnum):
     BAD_JSON = "bad_json"
     BAD_TYPE = "bad_type"
     BAD_VERSION = "bad_version"
-    CANDIDATE_TOO_LONG = "candidate_too_long"
     GAP = "gap"
     SDP_TOO_LARGE = "sdp_too_large"
-    TOO_MANY_CANDIDATES = "too_many_candidates"
     UNKNOWN_TYPE = "unknown_type"
 
     # A description of a call, or a candidate

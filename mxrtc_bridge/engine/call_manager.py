@@ -344,6 +344,7 @@ class CallManager:
             local=record.local,
             party_id=record.party_id,
             remote=record.remote,
+            addresses=self.settings.addresses,
             setup_timeout_s=self.settings.setup_s,
         )
 

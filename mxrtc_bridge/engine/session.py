@@ -26,7 +26,6 @@ from mxrtc_bridge.core.errors import (
 )
 from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.candidate import Candidate, parse_candidate
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.clock import Clock
@@ -175,6 +174,8 @@ class Session:
                 await self._peer.close()
             await _end_soon(background, self._disk_timeout_s)
         assert self.outcome is not None
+        if left_out := self._machine.counts.dropped_candidates:
+            self._log.debug("%d candidates that came after the description were of no use or too many", left_out)
         if self.connected_at is not None:
             _, sent, received = self.links.totals()
             live_s = self._clock.monotonic() - self.connected_at
@@ -210,8 +211,9 @@ class Session:
                 self._spawn(self._create_answer())
             case call.ApplyAnswer(sdp=sdp):
                 self._apply_answer(sdp)
-            case call.AddCandidates(lines=lines):
-                self._add_candidates([line.candidate for line in lines])
+            case call.AddCandidates(candidates=candidates):
+                assert self._peer is not None
+                self._peer.add_candidates(candidates)
             case call.Connect():
                 self._spawn(self._connect())
             case call.SendCallEvent(message=message, step=step):
@@ -280,19 +282,6 @@ class Session:
         except DescriptionError as error:
             self._seldom.info(self.remote, "! answer refused: %s", error.code, to=self._log)
             self._driver.feed(call.TransportFailed(error.code))
-
-    def _add_candidates(self, lines: list[str]) -> None:
-        assert self._peer is not None
-        accepted: list[Candidate] = []
-        for line in lines:
-            try:
-                candidate = parse_candidate(line, self._addresses)
-            except DescriptionError as error:
-                self._log.debug("candidate refused: %s", error.code)
-            else:
-                if candidate is not None:
-                    accepted.append(candidate)
-        self._peer.add_candidates(accepted)
 
     async def _connect(self) -> None:
         assert self._peer is not None

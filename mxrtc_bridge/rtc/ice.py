@@ -28,7 +28,7 @@ from aioice.candidate import Candidate as AioiceCandidate
 from aioice.ice import CandidatePair, Connection, StunProtocol, TransportPolicy
 from aioice.utils import random_string
 
-from mxrtc_bridge.core.webrtc.candidate import Candidate
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, Candidate
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 # aioice writes addresses at INFO, and formats every packet at DEBUG.
 logging.getLogger("aioice").setLevel(logging.WARNING)
 
-MAX_REMOTE_CANDIDATES = 64
 MAX_CHECKED_ADDRESSES = 128
 """Addresses that may prove themselves, peer-reflexive ones included."""
 MAX_PAIRS = 200
@@ -138,13 +137,13 @@ class IceConnection(Connection):
         self._protocols.append(protocol)
 
     def add_candidate(self, candidate: Candidate) -> None:
-        """Add a remote candidate that passed the filter; beyond the limit it is dropped."""
+        """Add a remote candidate that passed the filter; beyond the limit of its address family it is dropped."""
         if self._closing:
             return
-        if len(self._remote_candidates) >= MAX_REMOTE_CANDIDATES:
+        host = str(candidate.address)
+        if sum((":" in known.host) == (":" in host) for known in self._remote_candidates) >= MAX_CANDIDATES:
             self.drops.excess += 1
             return
-        host = str(candidate.address)
         self._add_remote_candidate(
             AioiceCandidate(
                 foundation=candidate.foundation,

@@ -301,6 +301,7 @@ class Caller:
     def _begin(self, peer: UserId, route: CallRoute, send: Send, *, device: DeviceIdentity | None = None) -> _Placed:
         call_id = CallId(secrets.token_urlsafe(16))
         lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
+        addresses = AddressPolicy(private=True, loopback=lo)
         settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
         clock = LoopClock()
         links = ClientChannels(clock=clock, counters=NoCounters())
@@ -312,6 +313,7 @@ class Caller:
                 local=self.login.user_id,
                 party_id=PartyId(secrets.token_hex(8)),
                 remote=peer,
+                addresses=addresses,
                 lifetime_ms=INVITE_LIFETIME_MS,
             ),
             call_id=call_id,
@@ -323,7 +325,7 @@ class Caller:
             signaller=outgoing,
             peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
             links=links,
-            addresses=AddressPolicy(private=True, loopback=lo),
+            addresses=addresses,
             clock=clock,
         )
         self._session = session

@@ -8,12 +8,14 @@ Rules of reading (client-server API, "Voice over IP"):
 
 * ``version`` is the integer 0, or it counts as ``"1"``, even where it is missing or the integer 1.
 * Version 1 messages must have a ``party_id``; that of a version 0 message is ignored.
+* An entry of ``candidates`` that cannot be read costs only itself; what is beyond the bound is left out.
 * An optional key that is ``null`` counts as missing, because JavaScript clients send it that way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from mxrtc_bridge.core.call.events import (
@@ -35,8 +37,8 @@ from mxrtc_bridge.core.call.events import (
 )
 from mxrtc_bridge.core.errors import EventError, RefusalCode, StateError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, CallId, PartyId, parse_call_id, parse_party_id, parse_user_id
-from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS
-from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES, MAX_SDP_BYTES, DescriptionType
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS, MAX_CANDIDATE_LINES
+from mxrtc_bridge.core.webrtc.sdp import MAX_SDP_BYTES, DescriptionType
 
 _MAX_M_LINE_INDEX = 0xFFFF
 """``sdpMLineIndex`` is an unsigned short (WebRTC 1.0, RTCIceCandidateInit)."""
@@ -64,8 +66,8 @@ def parse_message(event_type: str, content: object) -> CallMessage:
         content: the ``content`` of the event as JSON values; anything at all.
 
     Raises:
-        EventError: with the code ``unknown_type``, ``bad_content``, ``bad_id``, ``bad_version``, ``sdp_too_large``,
-            ``candidate_too_long`` or ``too_many_candidates``, and a sentence that names the field and the limit.
+        EventError: with the code ``unknown_type``, ``bad_content``, ``bad_id``, ``bad_version`` or ``sdp_too_large``,
+            and a sentence that names the field and the limit.
     """
     read = _READERS.get(event_type)
     if read is None:
@@ -227,16 +229,17 @@ def _read_reason(value: object) -> str | None:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value[:MAX_REASON_CHARS])
 
 
-def _read_candidate(name: str, fields: dict[str, object]) -> CandidateLine:
-    text = _text(f"{name}.candidate", fields.get("candidate"), MAX_CANDIDATE_CHARS, RefusalCode.CANDIDATE_TOO_LONG)
-    _utf8_size(f"{name}.candidate", text)
+def _read_candidate(entry: object) -> CandidateLine:
+    fields = _object("a candidate", entry)
+    text = _text("candidate", fields.get("candidate"), MAX_CANDIDATE_CHARS)
+    _utf8_size("candidate", text)
     mid = fields.get("sdpMid")
     if mid is not None:
-        mid = _text(f"{name}.sdpMid", mid, MAX_ID_CHARS)
-        _utf8_size(f"{name}.sdpMid", mid)
+        mid = _text("sdpMid", mid, MAX_ID_CHARS)
+        _utf8_size("sdpMid", mid)
     index = fields.get("sdpMLineIndex")
     if index is not None and (type(index) is not int or not 0 <= index <= _MAX_M_LINE_INDEX):
-        raise _bad(f"{name}.sdpMLineIndex must be an integer from 0 to {_MAX_M_LINE_INDEX}")
+        raise _bad(f"sdpMLineIndex must be an integer from 0 to {_MAX_M_LINE_INDEX}")
     return CandidateLine(text, mid, index)
 
 
@@ -256,18 +259,13 @@ def _read_candidates(head: _Envelope, fields: dict[str, object]) -> Candidates:
     entries = fields.get("candidates")
     if not isinstance(entries, list):
         raise _bad(f"candidates must be a list, not {type(entries).__name__}")
-    if len(entries) > MAX_CANDIDATES + 1:
-        raise _too_many(len(entries))
-    lines = [_read_candidate(f"candidates[{i}]", _object(f"candidates[{i}]", e)) for i, e in enumerate(entries)]
+    lines: list[CandidateLine] = []
+    for entry in entries[:MAX_CANDIDATE_LINES]:
+        with suppress(EventError):
+            lines.append(_read_candidate(entry))
     # Some browsers put a mid beside the empty string of the end mark; it is the end mark all the same.
     candidates = tuple(line for line in lines if line.candidate)
-    if len(candidates) > MAX_CANDIDATES:
-        raise _too_many(len(candidates))
     return Candidates(*head, candidates, end=len(candidates) < len(lines))
-
-
-def _too_many(count: int) -> EventError:
-    return EventError(RefusalCode.TOO_MANY_CANDIDATES, f"candidates has {count} entries; the limit is {MAX_CANDIDATES}")
 
 
 def _read_select_answer(head: _Envelope, fields: dict[str, object]) -> SelectAnswer:

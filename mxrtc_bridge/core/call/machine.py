@@ -34,54 +34,64 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mxrtc_bridge.core.call import events, values
-from mxrtc_bridge.core.call.events import CallMessage, CandidateLine, Version
+from mxrtc_bridge.core.call.events import CallMessage, Version
 from mxrtc_bridge.core.call.values import CallCounts, CallOutcome, CallRole, CallState, Kind
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
-from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.candidate import Candidate, CandidateIntake
 
-MAX_REMOTE_CANDIDATES = MAX_CANDIDATES
-"""Candidates taken in a whole call. Every one costs connectivity checks towards an address of the sender's choice."""
+MAX_EARLY_PARTIES = 8
+"""Parties whose candidates are kept before one of them is the other side."""
 
 
 class RemoteCandidates:
     """Candidates of the other side: kept until there is a remote description, then passed on, bounded over the call.
 
-    Before the first answer the caller cannot know which party's candidates will count, so lines are kept with the party
-    that sent them. The end-of-candidates mark is not kept: clients leave it out, and nothing here waits for it.
+    Before the first answer the caller cannot know which party's candidates will count, so they are kept by party, each
+    with its own bound. The end-of-candidates mark is not kept: clients leave it out, and nothing here waits for it.
 
-    Attributes:
-        dropped: how many lines came beyond the bound.
+    Args:
+        addresses: which addresses may be used.
     """
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[PartyId | None, CandidateLine]] = []
-        self._taken = 0
+    def __init__(self, addresses: AddressPolicy) -> None:
+        self._addresses = addresses
+        self._waiting: dict[PartyId | None, list[Candidate]] = {}
+        self._intakes: dict[PartyId | None, CandidateIntake] = {}
+        self._beyond = 0
         self._passing = False
-        self.dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were of no use, or came beyond the bound."""
+        return self._beyond + sum(intake.dropped for intake in self._intakes.values())
 
     @property
     def waiting(self) -> int:
-        """How many lines are kept."""
-        return len(self._waiting)
+        """How many are kept."""
+        return sum(map(len, self._waiting.values()))
 
-    def receive(self, message: events.Candidates) -> tuple[CandidateLine, ...]:
-        """Take a batch; returns the lines to pass on now."""
-        lines = message.candidates[: MAX_REMOTE_CANDIDATES - self._taken]
-        self.dropped += len(message.candidates) - len(lines)
-        self._taken += len(lines)
+    def receive(self, message: events.Candidates) -> tuple[Candidate, ...]:
+        """Take a batch; returns the candidates to pass on now."""
+        party = message.party_id
+        if party not in self._intakes and len(self._intakes) == MAX_EARLY_PARTIES:
+            self._beyond += len(message.candidates)
+            return ()
+        intake = self._intakes.setdefault(party, CandidateIntake(self._addresses))
+        taken = intake.take(line.candidate for line in message.candidates)
         if self._passing:
-            return lines
-        self._waiting += [(message.party_id, line) for line in lines]
+            return taken
+        self._waiting.setdefault(party, []).extend(taken)
         return ()
 
-    def open_for(self, party: PartyId | None) -> tuple[CandidateLine, ...]:
-        """Begin to pass on; returns what ``party`` has sent so far. Lines of other parties count no more."""
-        lines = tuple(line for sender, line in self._waiting if sender == party)
+    def open_for(self, party: PartyId | None) -> tuple[Candidate, ...]:
+        """Begin to pass on; returns what ``party`` has sent so far. What other parties have sent counts no more."""
+        waiting = tuple(self._waiting.pop(party, ()))
         self._waiting.clear()
-        self._taken = len(lines)
+        self._intakes = {party: self._intakes.get(party) or CandidateIntake(self._addresses)}
         self._passing = True
-        return lines
+        return waiting
 
     def clear(self) -> None:
         """Forget what waits: the call is over."""
@@ -97,6 +107,7 @@ class CallMachine:
         local: the user on this side.
         party_id: our party id in this call.
         remote: the user at the other end.
+        addresses: which of the other side's addresses may be used.
         lifetime_ms: caller: lifetime of our invite; callee: upper bound for the lifetime of theirs.
         setup_timeout_s: time from both descriptions to a connection, and for making an offer.
 
@@ -112,6 +123,7 @@ class CallMachine:
         local: UserId,
         party_id: PartyId,
         remote: UserId,
+        addresses: AddressPolicy,
         lifetime_ms: int = values.CALL_LIFETIME_MS,
         setup_timeout_s: float = values.SETUP_TIMEOUT_S,
     ) -> None:
@@ -131,7 +143,7 @@ class CallMachine:
         self.remote_party: PartyId | None = None
         """The party of the other side; None before it is known, and always with version 0."""
         self._offer = ""
-        self._candidates = RemoteCandidates()
+        self._candidates = RemoteCandidates(addresses)
         self._counts = CallCounts()
         self._effects: deque[values.Effect] = deque()
 
@@ -224,9 +236,9 @@ class CallMachine:
         self._connect()
 
     def _take_candidates(self, _now: float, message: events.Candidates) -> None:
-        lines = self._candidates.receive(message)
-        if lines:
-            self._effects.append(values.AddCandidates(lines))
+        taken = self._candidates.receive(message)
+        if taken:
+            self._effects.append(values.AddCandidates(taken))
 
     def _connected(self, _now: float, _event: values.Connected) -> None:
         self._enter(CallState.CONNECTED, None)
@@ -298,9 +310,9 @@ class CallMachine:
         self._version = message.version
 
     def _connect(self) -> None:
-        lines = self._candidates.open_for(self.remote_party)
-        if lines:
-            self._effects.append(values.AddCandidates(lines))
+        waiting = self._candidates.open_for(self.remote_party)
+        if waiting:
+            self._effects.append(values.AddCandidates(waiting))
         self._effects.append(values.Connect())
 
     def _end(self, outcome: CallOutcome, reason: str, limit: str | None = None) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import get_args
 
-from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, CandidateLine, Invite
+from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, Invite
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.webrtc.candidate import Candidate
 
 CALL_LIFETIME_MS = 90_000
 """How long an invite of ours may ring (the specification recommends at least this), and the longest that we let a
@@ -189,7 +190,7 @@ class ApplyAnswer:
 class AddCandidates:
     """Give remote candidates to the peer connection; never empty, never before a remote description."""
 
-    lines: tuple[CandidateLine, ...]
+    candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ class CallCounts:
     foreign_messages: int = 0
     """Messages of other users, other parties or other calls, and our own as the room echoes them."""
     dropped_candidates: int = 0
-    """Remote candidates beyond the bound of the call."""
+    """Remote candidates that are of no use, or beyond the bound of the call."""
     waiting_candidates: int = 0
     """Remote candidates that wait until it is known whether their party is the one."""
     ignored_negotiates: int = 0

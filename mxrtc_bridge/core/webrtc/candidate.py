@@ -1,8 +1,9 @@
-"""One ICE candidate as text: ``candidate:...`` of RFC 8839 section 5.1, read strictly and written.
+"""ICE candidates as text: ``candidate:...`` of RFC 8839 section 5.1, read strictly and written.
 
 A candidate ends in one of three ways: it becomes a value, it is *refused* (well formed, but of no use or not allowed
 here: TCP, a host name, another component, an address that the policy forbids), or it is *malformed*, which is the other
-side's mistake. Names are never looked up: not ``.local`` (RFC 8828 mDNS), not any other.
+side's mistake. Names are never looked up: not ``.local`` (RFC 8828 mDNS), not any other. Whichever it is, it costs
+nothing but itself: :class:`CandidateIntake` leaves out what cannot be used, wherever candidates come from.
 
 Error texts hold no addresses, for they may be logged.
 """
@@ -10,6 +11,8 @@ Error texts hold no addresses, for they may be logged.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -18,6 +21,12 @@ from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpAddress
 
 MAX_CANDIDATE_CHARS = 512
 """Length of one candidate attribute; RFC 8839 has no limit, real ones have 60 to 200 characters."""
+
+MAX_CANDIDATES = 64
+"""Taken of one address family; every one costs connectivity checks towards an address of the sender's choice. By
+family, because those of a family that this machine does not have lead nowhere and must not use up the places."""
+MAX_CANDIDATE_LINES = 512
+"""Looked at, of use or not."""
 
 MAX_PRIORITY = 2**31 - 1
 """RFC 8445 section 5.1.2."""
@@ -130,6 +139,52 @@ def parse_candidate(line: str, policy: AddressPolicy) -> Candidate | None:
     if not wanted or policy.check(candidate.address, candidate.port) is not None:
         return None
     return candidate
+
+
+class CandidateIntake:
+    """The candidates of a description, or those that a party of a call sends later: what is of use, up to the bound.
+
+    Malformed lines, candidates that are not for us, those that came before and those beyond the bound are left out.
+    What is of no use takes none of the 64 places.
+
+    Attributes:
+        dropped: how many lines were left out.
+    """
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy = policy
+        self._looked_at = 0
+        self._taken: set[Candidate] = set()
+        self._places: Counter[int] = Counter()
+        self.dropped = 0
+
+    def take(self, lines: Iterable[str]) -> tuple[Candidate, ...]:
+        """Read lines as :func:`parse_candidate` does; returns the candidates that are new and of use."""
+        accepted: list[Candidate] = []
+        for line in lines:
+            candidate = self._read(line)
+            if candidate is None:
+                self.dropped += 1
+            else:
+                accepted.append(candidate)
+        return tuple(accepted)
+
+    def _read(self, line: str) -> Candidate | None:
+        self._looked_at += 1
+        if self._looked_at > MAX_CANDIDATE_LINES:
+            return None
+        try:
+            candidate = parse_candidate(line, self._policy)
+        except DescriptionError:
+            return None
+        if candidate is None or candidate in self._taken:
+            return None
+        family = candidate.address.version
+        if self._places[family] == MAX_CANDIDATES:
+            return None
+        self._places[family] += 1
+        self._taken.add(candidate)
+        return candidate
 
 
 def format_candidate(candidate: Candidate) -> str:

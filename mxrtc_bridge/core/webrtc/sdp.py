@@ -9,7 +9,7 @@ Whatever the text, the outcome is a :class:`Description` or a :class:`Descriptio
 before anything is kept. Error texts hold no addresses and no passwords, for they may be logged.
 
     refused with the code    when
-    too_large                over 16 KiB, 512 lines, 1024 characters in a line, 64 candidates or 8 fingerprints
+    too_large                over 16 KiB, 512 lines, 1024 characters in a line or 8 fingerprints
     bad_line                 a line is not of the form ``x=...``, or the first is not ``v=0``
     media_refused            there is a section that is not ``application``
     no_data_section          there is no data section; many_sections: more than one
@@ -17,7 +17,9 @@ before anything is kept. Error texts hold no addresses and no passwords, for the
     bad_section              its protocol or format is not that of a data channel
     missing_attribute, bad_attribute, conflicting_attribute
     no_fingerprint, weak_fingerprint, bad_fingerprint, conflicting_fingerprints
-    bad_candidate            see :mod:`mxrtc_bridge.core.webrtc.candidate`
+
+Candidates are never a reason: those that cannot be used or are too many are left out, as
+:class:`mxrtc_bridge.core.webrtc.candidate.CandidateIntake` has it.
 """
 
 from __future__ import annotations
@@ -29,14 +31,12 @@ from enum import Enum
 
 from mxrtc_bridge.core.errors import DescriptionError, RefusalCode, StateError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate, parse_candidate
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_LINES, Candidate, CandidateIntake, format_candidate
 
 MAX_SDP_BYTES = 16 * 1024
 """Limit for a session description, in UTF-8 bytes; data-only descriptions of browsers have 1 to 4 KiB."""
 MAX_LINE_CHARS = 1024
 MAX_LINES = 512
-MAX_CANDIDATES = 64
-"""In one description, and in one ``m.call.candidates`` event, where the end-of-candidates mark does not count."""
 MAX_FINGERPRINTS = 8
 
 DEFAULT_SCTP_PORT = 5000
@@ -77,7 +77,7 @@ class Description:
     candidates: tuple[Candidate, ...]
     end_of_candidates: bool
     dropped_candidates: int = 0
-    """How many candidates were refused (address policy, TCP, host names); only a number, for the log."""
+    """How many candidates were left out; only a number, for the log."""
 
 
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
@@ -97,7 +97,7 @@ _SINGLE = {
     "ice-lite": _FLAG,
     "end-of-candidates": _FLAG,
 }
-_MANY = {"candidate": MAX_CANDIDATES, "fingerprint": MAX_FINGERPRINTS}
+_MANY = {"candidate": MAX_CANDIDATE_LINES, "fingerprint": MAX_FINGERPRINTS}
 # Only in the session part, or only in the section; elsewhere these attributes mean nothing and are ignored.
 _SESSION_ONLY = {"ice-lite"}
 _SECTION_ONLY = {"mid", "sctp-port", "max-message-size", "candidate"}
@@ -285,7 +285,7 @@ def parse_description(text: str, kind: DescriptionType, policy: AddressPolicy) -
     Args:
         text: the SDP, with LF or CRLF line ends.
         kind: offer or answer; an answer must have chosen its DTLS role.
-        policy: judges the addresses of the candidates; refused ones are dropped and counted.
+        policy: judges the addresses of the candidates; what cannot be used is left out and counted.
 
     Raises:
         DescriptionError: with one of the codes listed at the head of this module; no other exception leaves it.
@@ -299,8 +299,7 @@ def parse_description(text: str, kind: DescriptionType, policy: AddressPolicy) -
                 part.add(line[2:])
     legacy_port = _legacy_sctp_port(media, lines[index + 1 :])
     optional, required = _reader(session, section)
-    parsed = [parse_candidate(candidate, policy) for candidate in section.many["candidate"]]
-    candidates = tuple(candidate for candidate in parsed if candidate is not None)
+    intake = CandidateIntake(policy)
     return Description(
         mid=required("mid"),
         ufrag=required("ice-ufrag"),
@@ -310,9 +309,9 @@ def parse_description(text: str, kind: DescriptionType, policy: AddressPolicy) -
         setup=_setup(required("setup"), kind),
         sctp_port=_sctp_port(optional("sctp-port"), legacy_port),
         max_message_size=_max_message_size(optional("max-message-size")),
-        candidates=candidates,
+        candidates=intake.take(section.many["candidate"]),
         end_of_candidates=optional("end-of-candidates") is not None,
-        dropped_candidates=len(parsed) - len(candidates),
+        dropped_candidates=intake.dropped,
     )
 
 

@@ -18,6 +18,8 @@ from mxrtc_bridge.core.call.events import (
 from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.values import Kind
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.candidate import parse_candidate
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
 
 PEER = UserId("@rtc_build:example.org")
@@ -36,6 +38,12 @@ def lines(count: int, start: int = 0) -> tuple[CandidateLine, ...]:
         CandidateLine(f"candidate:{i} 1 udp 1 192.0.2.1 {5000 + i} typ host", "0", 0)
         for i in range(start, start + count)
     )
+
+
+def taken(count: int, start: int = 0) -> call.AddCandidates:
+    """What the machine makes of ``lines``."""
+    read = (parse_candidate(line.candidate, AddressPolicy()) for line in lines(count, start))
+    return call.AddCandidates(tuple(candidate for candidate in read if candidate is not None))
 
 
 def party(version: Version, name: PartyId = USER_PARTY) -> PartyId | None:
@@ -81,6 +89,7 @@ class Bench:
             local=PEER,
             party_id=PEER_PARTY,
             remote=USER,
+            addresses=AddressPolicy(),
             **settings,  # type: ignore[arg-type]
         )
 

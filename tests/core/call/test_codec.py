@@ -29,8 +29,8 @@ from mxrtc_bridge.core.call.events import (
 )
 from mxrtc_bridge.core.errors import EventError, StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
-from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS
-from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES, MAX_SDP_BYTES, DescriptionType
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS, MAX_CANDIDATE_LINES
+from mxrtc_bridge.core.webrtc.sdp import MAX_SDP_BYTES, DescriptionType
 from tests.long import examples
 
 HEAD: dict[str, Any] = {"call_id": "c1", "party_id": "p1", "version": "1"}
@@ -173,26 +173,33 @@ def test_other_descriptions_have_the_same_limit(name: str, key: str, kind: str) 
     assert refusal(name, **{key: {"type": kind, "sdp": "a" * (MAX_SDP_BYTES + 1)}})[0] == "sdp_too_large"
 
 
-def test_64_candidates_and_the_end_mark_fit_and_one_more_does_not() -> None:
-    line, end = {"candidate": "candidate:1"}, {"candidate": ""}
-    full = read("candidates", candidates=[line] * MAX_CANDIDATES + [end])
-    assert isinstance(full, Candidates)
-    assert (len(full.candidates), full.end) == (MAX_CANDIDATES, True)
-    assert refusal("candidates", candidates=[line] * (MAX_CANDIDATES + 1))[0] == "too_many_candidates"
-    assert refusal("candidates", candidates=[end] * (MAX_CANDIDATES + 2))[0] == "too_many_candidates"
+ODD_CANDIDATES: list[object] = [
+    None,
+    "candidate:1",
+    [],
+    {},
+    {"candidate": None},
+    {"candidate": 7},
+    {"candidate": "c" * (MAX_CANDIDATE_CHARS + 1)},
+    {"candidate": "half a pair \ud800"},
+    {"candidate": "c", "sdpMid": 0},
+    {"candidate": "c", "sdpMid": "m" * 256},
+    {"candidate": "c", "sdpMid": "\ud800"},
+    *({"candidate": "c", "sdpMLineIndex": index} for index in (-1, 65536, True, "0", 0.0, 10**6000)),
+]
 
 
-def test_the_length_of_a_candidate_is_limited() -> None:
-    read("candidates", candidates=[{"candidate": "c" * MAX_CANDIDATE_CHARS}])
-    code, _ = refusal("candidates", candidates=[{"candidate": "c" * (MAX_CANDIDATE_CHARS + 1)}])
-    assert code == "candidate_too_long"
+@pytest.mark.parametrize("odd", ODD_CANDIDATES, ids=range(len(ODD_CANDIDATES)))
+def test_an_odd_candidate_costs_itself_only(odd: object) -> None:
+    entries = [{"candidate": "before"}, odd, {"candidate": "c" * MAX_CANDIDATE_CHARS}, odd]
+    kept = (CandidateLine("before"), CandidateLine("c" * MAX_CANDIDATE_CHARS))
+    assert read("candidates", candidates=entries) == Candidates(C1, P1, Version.V1, kept)
 
 
-@pytest.mark.parametrize("index", [-1, 65536, True, "0", 0.0, pytest.param(10**6000, id="huge")])
-def test_a_media_line_index_that_is_no_unsigned_short_is_refused(index: object) -> None:
-    code, sentence = refusal("candidates", candidates=[{"candidate": "c", "sdpMLineIndex": index}])
-    assert code == "bad_content"
-    assert "candidates[0].sdpMLineIndex" in sentence
+def test_candidates_that_are_too_many_are_left_out() -> None:
+    line = {"candidate": "candidate:1"}
+    full = read("candidates", candidates=[*[line] * (MAX_CANDIDATE_LINES - 1), {"candidate": ""}, *[line] * 9])
+    assert full == Candidates(C1, P1, Version.V1, (CandidateLine("candidate:1"),) * (MAX_CANDIDATE_LINES - 1), end=True)
 
 
 @pytest.mark.parametrize("field", ["call_id", "party_id"])
@@ -237,9 +244,7 @@ def test_a_senseless_offer_is_refused(offer: object) -> None:
     assert refusal("invite", offer=offer)[0] == "bad_content"
 
 
-@pytest.mark.parametrize(
-    "batch", [..., None, {}, "c", [1], [None], [{}], [{"candidate": 1}], [{"candidate": "\udfff"}]]
-)
+@pytest.mark.parametrize("batch", [..., None, {}, "c"])
 def test_senseless_candidates_are_refused(batch: object) -> None:
     assert refusal("candidates", candidates=batch)[0] == "bad_content"
 
@@ -320,7 +325,7 @@ def messages(draw: st.DrawFn) -> CallMessage:
     if kind is Answer:
         return Answer(*head, draw(text))
     if kind is Candidates:
-        count = draw(st.sampled_from([0, 1, 2, MAX_CANDIDATES - 1, MAX_CANDIDATES]))
+        count = draw(st.sampled_from([0, 1, 2, 64]))
         return Candidates(*head, tuple([draw(candidate_lines)] * count), end=draw(st.booleans()))
     if kind is Hangup:
         return Hangup(*head, draw(reasons))

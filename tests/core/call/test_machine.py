@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer
-from mxrtc_bridge.core.call.machine import MAX_REMOTE_CANDIDATES, TABLES, CallMachine
+from mxrtc_bridge.core.call.events import Answer, CallMessage, CandidateLine, Hangup, Invite, Reject, SelectAnswer
+from mxrtc_bridge.core.call.machine import MAX_EARLY_PARTIES, TABLES, CallMachine
 from mxrtc_bridge.core.call.values import (
     CALL_LIFETIME_MS,
     SETUP_TIMEOUT_S,
@@ -41,6 +41,8 @@ from mxrtc_bridge.core.call.values import (
 )
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import CallId, PartyId
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_LINES, MAX_CANDIDATES
 from tests.core.call.messages import (
     AT,
     CALL,
@@ -60,10 +62,10 @@ from tests.core.call.messages import (
     candidates,
     hangup,
     invite,
-    lines,
     negotiate,
     reject,
     select,
+    taken,
 )
 
 OUR_ANSWER = SendCallEvent(Answer(CALL, PEER_PARTY, V1, "our answer"), "answer")
@@ -101,8 +103,8 @@ def test_candidates_that_come_before_the_answer_are_kept_for_it(state: CallState
     if state is CallState.ADMITTING:
         bench.feed(Admitted())
     assert bench.hear(candidates(1, start=2)) == []
-    assert bench.feed(AnswerReady("our answer")) == [OUR_ANSWER, AddCandidates(lines(3)), Connect()]
-    assert bench.hear(candidates(1, start=3)) == [AddCandidates(lines(1, start=3))]
+    assert bench.feed(AnswerReady("our answer")) == [OUR_ANSWER, taken(3), Connect()]
+    assert bench.hear(candidates(1, start=3)) == [taken(1, start=3)]
 
 
 @pytest.mark.parametrize("selected", [PEER_PARTY, None])
@@ -185,13 +187,49 @@ def test_a_caller_takes_the_first_answer_and_says_so() -> None:
 
 def test_candidates_of_several_parties_wait_for_the_answer_and_only_those_of_its_party_count() -> None:
     bench = caller(CallState.INVITING)
-    assert bench.hear(candidates(MAX_REMOTE_CANDIDATES - 1, OTHER_PARTY)) == []
+    assert bench.hear(candidates(MAX_CANDIDATES - 1, OTHER_PARTY)) == []
     assert bench.hear(candidates(1)) == []
-    assert bench.hear(answer())[-2:] == [AddCandidates(lines(1)), Connect()]
+    assert bench.hear(answer())[-2:] == [taken(1), Connect()]
     assert bench.hear(candidates(1, OTHER_PARTY)) == []
-    rest = candidates(MAX_REMOTE_CANDIDATES - 1, start=1)
-    assert bench.hear(rest) == [AddCandidates(rest.candidates)], "lines of other parties count no more"
+    rest = candidates(MAX_CANDIDATES - 1, start=1)
+    assert bench.hear(rest) == [taken(MAX_CANDIDATES - 1, start=1)], "lines of other parties count no more"
     assert bench.machine.counts == CallCounts(foreign_messages=1)
+
+
+def test_a_party_that_is_not_the_other_side_takes_no_place_of_its_candidates() -> None:
+    bench = caller(CallState.INVITING)
+    for number in range(MAX_EARLY_PARTIES - 1):
+        assert bench.hear(candidates(MAX_CANDIDATES, PartyId(f"other{number}"))) == []
+    assert bench.hear(candidates(MAX_CANDIDATES)) == []
+    assert bench.hear(candidates(1, PartyId("one-too-many"))) == []
+    assert bench.machine.counts == CallCounts(
+        dropped_candidates=1, waiting_candidates=MAX_EARLY_PARTIES * MAX_CANDIDATES
+    )
+    assert bench.hear(answer())[-2:] == [taken(MAX_CANDIDATES), Connect()]
+
+
+@pytest.mark.parametrize("state", [CallState.ANSWERING, CallState.CONNECTED])
+def test_candidates_that_are_of_no_use_cost_only_themselves(state: CallState) -> None:
+    useless = [
+        *(f"candidate:{i} 1 tcp 1518280447 192.0.2.1 {5000 + i} typ host tcptype active" for i in range(150)),
+        *(f"candidate:{i} 1 udp 1 {i}5e7d0f7c.local 5000 typ host" for i in range(150)),
+        *(f"candidate:{i} 1 udp 1 2001:db8::{i:x} 5000 typ host" for i in range(1, 65)),
+        *("candidate:1 1 udp 0 192.0.2.1 5000 typ host", "candidate:1 1 udp 1 fe80::1%eth0 5000 typ host", "junk"),
+    ]
+    bench = callee(state)
+    effects = bench.hear(replace(candidates(0), candidates=tuple(map(CandidateLine, useless))))
+    effects += bench.hear(candidates(3))
+    if state is CallState.ANSWERING:
+        effects += bench.feed(AnswerReady("our answer"))
+    passed = [one for effect in effects if isinstance(effect, AddCandidates) for one in effect.candidates]
+    assert passed[64:] == list(taken(3).candidates)
+    assert {one.address.version for one in passed[:64]} == {6}
+
+
+def test_no_more_lines_are_looked_at_in_a_call_than_the_bound() -> None:
+    bench = callee(CallState.CONNECTED)
+    bench.hear(replace(candidates(0), candidates=(CandidateLine("junk"),) * (MAX_CANDIDATE_LINES - 1)))
+    assert bench.hear(candidates(2)) == [taken(1)]
 
 
 def test_a_reject_ends_the_call_for_all_devices() -> None:
@@ -424,10 +462,12 @@ def test_an_invite_in_admission_can_be_withdrawn_only_by_its_own_party(how: str)
 
 def test_a_user_cannot_call_itself() -> None:
     with pytest.raises(StateError, match=r"@alice:example\.org cannot call itself"):
-        CallMachine(CallRole.CALLER, call_id=CALL, local=USER, party_id=USER_PARTY, remote=USER)
+        CallMachine(
+            CallRole.CALLER, call_id=CALL, local=USER, party_id=USER_PARTY, remote=USER, addresses=AddressPolicy()
+        )
 
 
-@pytest.mark.parametrize("count", [MAX_REMOTE_CANDIDATES - 1, MAX_REMOTE_CANDIDATES, MAX_REMOTE_CANDIDATES + 1])
+@pytest.mark.parametrize("count", [MAX_CANDIDATES - 1, MAX_CANDIDATES, MAX_CANDIDATES + 1])
 @pytest.mark.parametrize("early", [True, False])
 def test_no_more_candidates_are_taken_in_a_call_than_the_bound(count: int, early: bool) -> None:
     bench = callee(CallState.ANSWERING)
@@ -436,15 +476,15 @@ def test_no_more_candidates_are_taken_in_a_call_than_the_bound(count: int, early
     effects = [effect for i in range(count) for effect in bench.hear(candidates(1, start=i))]
     if early:
         effects += bench.feed(AnswerReady("our answer"))
-    taken = [line for effect in effects if isinstance(effect, AddCandidates) for line in effect.lines]
-    assert taken == list(lines(min(count, MAX_REMOTE_CANDIDATES)))
-    assert bench.machine.counts.dropped_candidates == max(0, count - MAX_REMOTE_CANDIDATES)
+    passed = [one for effect in effects if isinstance(effect, AddCandidates) for one in effect.candidates]
+    assert passed == list(taken(min(count, MAX_CANDIDATES)).candidates)
+    assert bench.machine.counts.dropped_candidates == max(0, count - MAX_CANDIDATES)
 
 
 def test_a_batch_across_the_bound_is_cut() -> None:
     bench = callee(CallState.CONNECTED)
-    bench.hear(candidates(MAX_REMOTE_CANDIDATES - 1))
-    assert bench.hear(candidates(3, start=70)) == [AddCandidates(lines(1, start=70))]
+    bench.hear(candidates(MAX_CANDIDATES - 1))
+    assert bench.hear(candidates(3, start=70)) == [taken(1, start=70)]
     assert bench.hear(candidates(1, start=80)) == []
     assert bench.machine.counts == CallCounts(dropped_candidates=3)
 
@@ -466,7 +506,7 @@ def test_a_version_0_caller_is_answered_in_version_0() -> None:
         SendCallEvent(Answer(CALL, None, V0, "our answer"), "answer"),
         Connect(),
     ]
-    assert bench.hear(candidates(1, version=V0)) == [AddCandidates(lines(1))]
+    assert bench.hear(candidates(1, version=V0)) == [taken(1)]
     assert bench.hear(hangup(version=V0)) == [ClosePeer(), CallEnded(CallOutcome.REMOTE_HANGUP, "user_hangup")]
     assert bench.machine.remote_party is None
 
@@ -483,7 +523,7 @@ def test_a_version_0_caller_is_refused_by_a_hangup(reason: str | None, sent: str
 def test_a_version_0_answer_to_our_invite_is_taken_without_a_selection() -> None:
     bench = caller(CallState.INVITING)
     assert bench.hear(candidates(1, version=V0)) == []
-    expected = [ApplyAnswer(f"answer of {USER_PARTY}"), AddCandidates(lines(1)), Connect()]
+    expected = [ApplyAnswer(f"answer of {USER_PARTY}"), taken(1), Connect()]
     assert bench.hear(answer(version=V0)) == expected
     hung_up = SendCallEvent(Hangup(CALL, None, V0, "user_hangup"), "hangup")
     assert bench.feed(HangUp()) == [hung_up, ClosePeer(), CallEnded(CallOutcome.LOCAL_HANGUP, "user_hangup")]

@@ -15,9 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Candidates, SelectAnswer
-from mxrtc_bridge.core.call.machine import MAX_REMOTE_CANDIDATES, TABLES, CallMachine
+from mxrtc_bridge.core.call.machine import MAX_EARLY_PARTIES, TABLES, CallMachine
 from mxrtc_bridge.core.call.values import CallRole, CallState
 from mxrtc_bridge.core.ids import PartyId, UserId
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES
 from tests.core.call.messages import (
     CALL,
     MALLORY,
@@ -54,7 +56,9 @@ class End:
 
     def __init__(self, role: CallRole, user: UserId, party: PartyId, remote: UserId) -> None:
         self.role, self.user, self.party, self.remote = role, user, party, remote
-        self.machine = CallMachine(role, call_id=CALL, local=user, party_id=party, remote=remote)
+        self.machine = CallMachine(
+            role, call_id=CALL, local=user, party_id=party, remote=remote, addresses=AddressPolicy()
+        )
         self.effects: list[call.Effect] = []
         self.asked: list[call.Event] = []
 
@@ -137,7 +141,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
 
     @rule(
         end=st.sampled_from([0, 1]),
-        count=st.sampled_from([1, MAX_REMOTE_CANDIDATES - 1, MAX_REMOTE_CANDIDATES]),
+        count=st.sampled_from([1, MAX_CANDIDATES - 1, MAX_CANDIDATES]),
         start=st.integers(0, 200),
     )
     def trickle(self, end: int, count: int, start: int) -> None:
@@ -224,9 +228,9 @@ class TwoEndsInARoom(RuleBasedStateMachine):
     def candidates_are_bounded_and_come_after_the_description(self) -> None:
         for end in self.ends:
             batches = [effect for effect in end.effects if isinstance(effect, call.AddCandidates)]
-            assert sum(len(batch.lines) for batch in batches) <= MAX_REMOTE_CANDIDATES
-            assert all(batch.lines for batch in batches)
-            assert end.machine.counts.waiting_candidates <= MAX_REMOTE_CANDIDATES
+            assert sum(len(batch.candidates) for batch in batches) <= MAX_CANDIDATES
+            assert all(batch.candidates for batch in batches)
+            assert end.machine.counts.waiting_candidates <= MAX_EARLY_PARTIES * MAX_CANDIDATES
             if batches:
                 description = call.ApplyAnswer if end.role is CallRole.CALLER else call.SendCallEvent
                 first = next(i for i, effect in enumerate(end.effects) if isinstance(effect, call.AddCandidates))

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import DescriptionError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate, parse_candidate
+from mxrtc_bridge.core.webrtc.candidate import (
+    MAX_CANDIDATE_LINES,
+    MAX_CANDIDATES,
+    Candidate,
+    CandidateIntake,
+    format_candidate,
+    parse_candidate,
+)
 
 POLICY = AddressPolicy()
 HOST = Candidate("1", 1, 2122260223, ip_address("203.0.113.7"), 50000, "host")
@@ -133,3 +140,22 @@ def test_candidate_is_read_or_refused_or_an_error_whatever_the_text(line: str) -
     if candidate is not None:
         assert parse_candidate(format_candidate(candidate), POLICY) == candidate
         assert POLICY.check(candidate.address, candidate.port) is None
+
+
+def test_intake_takes_what_is_new_and_of_use_up_to_the_bound_of_each_family() -> None:
+    intake = CandidateIntake(POLICY)
+    old = [f"candidate:1 1 udp 1 203.0.113.{i} 50000 typ host" for i in range(MAX_CANDIDATES + 1)]
+    new = [f"candidate:1 1 udp 1 2001:db8::{i:x} 50000 typ host" for i in range(1, MAX_CANDIDATES + 2)]
+    useless = ["", "junk", old[0].replace("udp", "tcp"), old[0].replace("203.0.113.0", "10.0.0.1")]
+    assert len(intake.take([*useless, *old[:9], *old[:9]])) == 9
+    assert intake.dropped == 13
+    assert len(intake.take(old)) == MAX_CANDIDATES - 9
+    assert len(intake.take(new)) == MAX_CANDIDATES
+    intake.take([""] * MAX_CANDIDATE_LINES)
+    assert intake.dropped == 13 + 10 + 1 + MAX_CANDIDATE_LINES
+
+
+def test_intake_looks_at_no_more_lines_than_the_bound() -> None:
+    intake = CandidateIntake(POLICY)
+    assert intake.take([""] * (MAX_CANDIDATE_LINES - 1)) == ()
+    assert intake.take([format_candidate(HOST), format_candidate(replace(HOST, port=50001))]) == (HOST,)
