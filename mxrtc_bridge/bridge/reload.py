@@ -39,7 +39,7 @@ STEP_S = 60.0
 CANCEL_S = 5.0
 """How long a step may take to end once it is cancelled; then it is left to itself."""
 MAX_READING = 4
-"""Threads that read at the same time: more only where a disk does not answer."""
+"""Threads that read at the same time: one takes long where a disk does not answer, or the file is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,8 @@ class Reload:
         self._newest = 0
         """The number of the configuration in force, in the order in which they were asked for."""
         self._reading = 0
-        self._again = False
+        self._next: asyncio.Future[_Rest | None] | None = None
+        """A reading that was asked for, and begins when a thread is free."""
         self._rest: _Rest | None = None
         self._wake = asyncio.Event()
         self._left_alone: set[asyncio.Task[bool]] = set()
@@ -137,11 +138,6 @@ class Reload:
 
     async def _carry_out(self) -> ReloadOutcome:
         reading = self._begin_reading()
-        if reading is None:
-            return ReloadOutcome(
-                "The configuration is being read already, and its disk does not answer. It is read again when it does.",
-                done=False,
-            )
         try:
             async with asyncio.timeout(self._read_s):
                 rest = await asyncio.shield(reading)
@@ -176,22 +172,25 @@ class Reload:
         """Put in force what was asked for while the bridge started; waits no longer than :data:`READ_S`."""
         if asked.is_set():
             asked.clear()
-            reading = self._begin_reading()
-            if reading is not None:
-                await asyncio.wait([reading], timeout=self._read_s)
+            await asyncio.wait([self._begin_reading()], timeout=self._read_s)
 
     # Reading
 
-    def _begin_reading(self) -> asyncio.Future[_Rest | None] | None:
-        """Read in a thread; the result is what is left to be done, or None if a newer one is in force."""
-        if self._reading >= MAX_READING:
-            self._again = True
-            log.error("! the configuration is being read %d times already: its disk does not answer", self._reading)
-            return None
+    def _begin_reading(self) -> asyncio.Future[_Rest | None]:
+        """Read in a thread; the result is what is left to be done, or None if a newer one is in force.
+
+        Where there are as many threads as may be, one reading begins when one of them ends, for all who ask until then.
+        """
         loop = asyncio.get_running_loop()
+        reading = self._next
+        if reading is None:
+            reading = loop.create_future()
+            reading.add_done_callback(_looked_at)
+        if self._reading >= MAX_READING:
+            self._next = reading
+            return reading
+        self._next = None
         number = next(self._numbers)
-        reading: asyncio.Future[_Rest | None] = loop.create_future()
-        reading.add_done_callback(_looked_at)
 
         def read() -> None:
             outcome: Config | Exception
@@ -219,8 +218,7 @@ class Reload:
                 log.error("! the configuration was not reloaded, the old one stays in force", exc_info=outcome)
                 error = ConfigError("it could not be read")
             reading.set_exception(error)
-        if self._again:
-            self._again = False
+        if self._next is not None:
             self._begin_reading()
 
     def _put_in_force(self, number: int, config: Config) -> _Rest | None:
@@ -242,6 +240,8 @@ class Reload:
             log.warning("a change of %s takes effect after a restart only", key)
         rest = _Rest(config, chains, asyncio.get_running_loop().create_future(), names, failed, later)
         log.info("rights of the new configuration are in force: %d grants", len(config.grants))
+        if self._rest is not None:
+            _settle(self._rest)
         self._rest = rest
         self._wake.set()
         return rest
@@ -259,7 +259,7 @@ class Reload:
                 await self._do(rest)
                 if self._rest is rest:
                     self._say(rest)
-                rest.done.set_result(None)
+                _settle(rest)
         finally:
             for task in self._left_alone:
                 task.cancel()
@@ -312,6 +312,12 @@ class Reload:
                 self._tell_admins(text)
         else:
             log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
+
+
+def _settle(rest: _Rest) -> None:
+    """Nothing more is done for this configuration: all was, or a newer one has taken its place."""
+    if not rest.done.done():
+        rest.done.set_result(None)
 
 
 _RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {

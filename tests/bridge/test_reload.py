@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -164,11 +165,35 @@ async def test_reads_beyond_the_limit_are_made_up_for_when_the_disk_answers(
     for left in reversed(range(1, limit + 1)):
         bench.asked.set()
         await until(lambda left=left: len(bench.reads) == left)  # type: ignore[misc]
-    assert "its disk does not answer" in await bench.ask()
-    assert "its disk does not answer" in await bench.ask()
+    for said in await asyncio.gather(bench.ask(), bench.ask()):
+        assert "the old one stays in force until it is" in said
     assert threading.active_count() <= others + limit
     hang.set()
     await until(lambda: bench.in_force[-1:] == ["new"])
+
+
+async def test_many_reloads_within_a_moment_are_all_answered_and_no_disk_is_blamed(
+    bench: Bench, hang: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that deploys sends one for each file that it has written; each waits until nothing is written."""
+
+    def slow() -> Config:
+        hang.wait(10)
+        return config_named("old")
+
+    limit = reload_module.MAX_READING
+    bench.steps = [[("rooms", bench.note)]]
+    bench.reads += [slow] * limit + [lambda: config_named("new")]
+    asking = [asyncio.create_task(bench.ask()) for _ in range(limit + 3)]
+    await until(lambda: len(bench.reads) == 1)
+    hang.set()
+    in_force = "The configuration is in force: 2 peers, 1 grant."
+    assert [await each for each in asking[limit:]] == [in_force] * 3
+    older = {await each for each in asking[:limit]}
+    taken = "Rights were in force (2 peers, 1 grant); a newer configuration has taken their place."
+    assert older <= {in_force, taken, "A newer configuration is in force already."}
+    assert (bench.in_force[-1], bench.reads) == ("new", [])
+    assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
 
 
 async def test_broken_configuration_after_a_good_one_changes_nothing(bench: Bench) -> None:
