@@ -119,7 +119,7 @@ class Departures:
         if left:
             self.forget(peer, room)
             await self._directory.remove(peer, room)
-        elif not self._save(place):
+        elif not self._is_kept(place) and not self._save(place):
             self.note(peer, room, saved_by=self._unleft.get(place))
 
     async def try_to_leave(self, peer: UserId, room: RoomId) -> bool:

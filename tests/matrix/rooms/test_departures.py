@@ -10,6 +10,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.rooms.departures import Departures
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom
 from tests.matrix.rooms.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, FakeDirectory, StoredRoom
 
 OTHER = RoomId("!other:example.org")
@@ -177,3 +178,19 @@ async def test_right_that_comes_back_while_the_room_is_being_left_keeps_it_only_
     assert world.found == ([] if is_left else [(PEER, ROOM, ALICE)])
     assert ((PEER, ROOM) in world.bench.directory.rooms) is not is_left
     assert len(world.departures) == 0
+
+
+async def test_room_that_was_joined_again_before_the_answer_came_is_not_noted_as_one_to_be_left() -> None:
+    """The homeserver has done it, and its answer was lost; it would be told as a room that cannot be left."""
+    world = World()
+    world.departures.note(PEER, ROOM, saved_by=ALICE)
+
+    async def leave(room: RoomId, peer: UserId) -> None:
+        world.bench.index.enter(PeerRoom(room, peer, ALICE, {ALICE, peer}))
+        world.departures.forget(peer, room)
+        raise HomeserverError("the answer was lost", 0)
+
+    world.bench.homeserver.leave = leave  # type: ignore[method-assign]
+    world.rights.clear()
+    await world.departures.leave_noted()
+    assert (len(world.departures), world.departures.failed) == (0, 0)
