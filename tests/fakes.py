@@ -12,6 +12,8 @@ from typing import Any
 
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import RefusalCode
+from mxrtc_bridge.core.webrtc.candidate import Candidate
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.engine.ports import NoCounters
 
 
@@ -170,6 +172,12 @@ class FakePeer:
 
     def set_listener(self, listener: Any) -> None:
         self.listener = listener
+
+    async def late_candidates(self) -> tuple[Candidate, ...]:
+        return ()
+
+    def gathering_report(self) -> GatheringReport:
+        return GatheringReport()
 
     def open_channel(self, label: str, protocol: str) -> FakeChannel:
         ours, theirs = FakeChannel(self, label, protocol), FakeChannel(self.other, label, protocol)

@@ -50,16 +50,22 @@ SIGNATURES = {
     "aioice.ice:StunProtocol.close": (),
     "aioice.candidate:candidate_priority": ("candidate_component", "candidate_type", "local_pref"),
     "aioice.candidate:candidate_foundation": ("candidate_type", "candidate_transport", "base_address"),
-    "aioice.turn:create_turn_endpoint": (
-        "protocol_factory",
-        "server_addr",
+    "aioice.turn:TurnClientTcpProtocol.__init__": (
+        "server",
         "username",
         "password",
         "lifetime",
         "channel_refresh_time",
-        "ssl",
-        "transport",
     ),
+    "aioice.turn:TurnClientUdpProtocol.__init__": (
+        "server",
+        "username",
+        "password",
+        "lifetime",
+        "channel_refresh_time",
+    ),
+    "aioice.turn:TurnTransport.__init__": ("inner_protocol",),
+    "aioice.turn:TurnTransport._connect": ("protocol",),
     "aioice.turn:TurnTransport.sendto": ("data", "addr"),
     "aioice.utils:random_string": ("length",),
     # mxrtc_bridge.rtc.dtls and certificates

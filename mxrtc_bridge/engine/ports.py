@@ -16,6 +16,7 @@ from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.candidate import Candidate
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description
 
@@ -110,11 +111,19 @@ class PeerConnection(Protocol):
     """One data-only WebRTC connection. The methods stand in the order of a call."""
 
     async def create_offer(self) -> str:
-        """Gather candidates and return the SDP offer, all candidates included."""
+        """Gather candidates and return the SDP offer; candidates of slow servers are left for later."""
         ...
 
     async def create_answer(self, offer: Description) -> str:
         """Take the filtered offer, gather, and return the SDP answer."""
+        ...
+
+    async def late_candidates(self) -> tuple[Candidate, ...]:
+        """Wait for candidates of ours that are in no description yet; none: there will be no more."""
+        ...
+
+    def gathering_report(self) -> GatheringReport:
+        """What came of asking the STUN and TURN servers, so far."""
         ...
 
     def apply_answer(self, answer: Description) -> None:

@@ -1,8 +1,10 @@
 """Gathers local candidates: host, server-reflexive and relayed (RFC 8445 section 5.1.1).
 
-All servers are asked at once and bounded by one deadline. As soon as every kind of candidate that may be expected is
-there, the slow rest gets only a moment: a container bridge without a route to the STUN server must not delay every
-answer. A server that does not answer costs time, never the call.
+All servers are asked at once, each at all of its addresses. The description waits for one candidate of every kind that
+may be expected, up to ``gather_timeout_s``; what a slow server gives after that follows by itself (RFC 8838). As soon
+as every kind is there, the slow rest gets only a moment: a container bridge without a route to the STUN server must
+not delay every answer. A server that does not answer costs time, never the call; only where there is nothing else to
+offer it is waited for as long as it is asked.
 
 Related addresses are not shown: nothing uses them, and they would carry local addresses into the room's history.
 """
@@ -11,21 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-from collections.abc import Coroutine
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
-from aioice import stun, turn
+from aioice import stun
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
 from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
-from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
+from mxrtc_bridge.rtc.happy_eyeballs import ADDRESS_HEAD_START_S, first_to_succeed, resolve
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addresses, shown_address
 from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.rtc.turn import SERVER_ERRORS, allocate, outcome_of, without_addresses
 from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
 log = logging.getLogger(__name__)
@@ -33,13 +37,15 @@ log = logging.getLogger(__name__)
 STRAGGLER_S = 0.3
 """How long answers that add nothing new in kind are waited for."""
 
-TURN_STAGGER_S = 0.7
-"""Head start of a TURN server before the next one in the list is tried beside it."""
+TURN_HEAD_START_S = 0.4
+"""Of a TURN server, before the next one in the list is tried beside it. Short, as TLS comes third and needs five round
+trips; not shorter, as an allocation over UDP that is not needed any more stays on the server until it expires."""
+
+BATCH_S = 0.1
+"""How long a late candidate waits for others, so that they go out in one event."""
 
 COMPONENT = 1
 """Data channels have one component: everything is multiplexed on it."""
-
-_SERVER_ERRORS = (OSError, ValueError, LookupError, stun.TransactionError, asyncio.IncompleteReadError)
 
 
 class CandidateOwner(DatagramReceiver, RunReceiver, Protocol):
@@ -49,11 +55,11 @@ class CandidateOwner(DatagramReceiver, RunReceiver, Protocol):
 
 
 class Gathering:
-    """One run of gathering.
+    """One run of gathering: :meth:`run` once, then :meth:`late` until it returns nothing; :meth:`stop` at any time.
 
     Args:
         owner: gets every socket at once, so that closing it in the middle leaks nothing.
-        settings: interfaces, ports, policy and the deadline.
+        settings: interfaces, ports, policy and the deadlines.
         plan: the servers to ask.
     """
 
@@ -62,11 +68,27 @@ class Gathering:
         self._settings = settings
         self._plan = plan
         self._found: dict[Address, Candidate] = {}
+        self._told = 0
         self._missing: set[str] = set()
-        self._complete = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
+        self._attempts: dict[str, ServerAttempt] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further candidate can come."""
+        return self._asking is None or self._asking.done()
+
+    def report(self) -> GatheringReport:
+        """What has come of it so far."""
+        return GatheringReport(
+            attempts=tuple(self._attempts.values()),
+            kinds=tuple(dict.fromkeys(candidate.type for candidate in self._found.values())),
+            unusable=self._plan.ignored,
+        )
 
     async def run(self) -> list[Candidate]:
-        """Return the local candidates.
+        """Return the local candidates for the description; afterwards servers may still be asked.
 
         Raises:
             TransportError: ``ice_failed``, when there is not a single one; the text says why.
@@ -78,15 +100,56 @@ class Gathering:
                 hosts = self._open_host_sockets()
             except TransportError as error:
                 problem = error
-        await self._ask_servers(hosts)
+        self._ask_servers(hosts)
+        try:
+            await self._wait(lambda: not self._missing or self.is_over, self._settings.gather_timeout_s)
+            if not self._missing:
+                await self._wait(lambda: self.is_over, STRAGGLER_S)
+            await self._wait(lambda: bool(self._found) or self.is_over, self._settings.servers_timeout_s)
+        except BaseException:
+            await self.stop()
+            raise
+        if not self._missing or not self._found or self.is_over:
+            await self._finish()
         if not self._found:
             raise problem or TransportError("ice_failed", self._no_relay_text())
-        return list(self._found.values())
+        return self._untold()
+
+    async def late(self) -> list[Candidate]:
+        """Wait for candidates that :meth:`run` did not return, nor this method before; none: there will be no more."""
+        await self._wait(lambda: len(self._found) > self._told or self.is_over, self._settings.servers_timeout_s)
+        await self._wait(lambda: self.is_over, BATCH_S)
+        if not self._missing or self.is_over:
+            await self._finish()
+        return self._untold()
+
+    async def _finish(self) -> None:
+        await self.stop()
+        if self._asking is not None and not self._asking.cancelled():
+            self._asking.result()  # a defect of ours
+
+    async def stop(self) -> None:
+        """Ask no server any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    def _untold(self) -> list[Candidate]:
+        candidates = list(self._found.values())[self._told :]
+        self._told += len(candidates)
+        return candidates
+
+    async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def _no_relay_text(self) -> str:
         if not self._plan.turn:
             return "the policy allows relayed candidates only, but no usable TURN server is configured"
-        seconds = self._settings.gather_timeout_s
+        seconds = self._settings.servers_timeout_s
         return f"none of {len(self._plan.turn)} TURN servers gave a relayed address within {seconds:g} s"
 
     def _add(self, candidate: Candidate) -> None:
@@ -96,11 +159,8 @@ class Gathering:
         self._no_longer_missing(candidate.type)
 
     def _no_longer_missing(self, kind: str) -> None:
-        # Told by the last one that goes, never by an empty set: that is empty too before it is known what to expect.
-        if kind in self._missing:
-            self._missing.remove(kind)
-            if not self._missing:
-                self._complete.set()
+        self._missing.discard(kind)
+        self._changed.set()
 
     # Host candidates
 
@@ -113,7 +173,7 @@ class Gathering:
                 protocols.append(self._open_host_socket(address, 65535 - index))
             except OSError as error:
                 failure = error
-                log.debug("could not bind a UDP socket: %s", _without_addresses(error))
+                log.debug("could not bind a UDP socket: %s", without_addresses(error))
         if not protocols:
             raise TransportError("ice_failed", self._bind_text(failure)) from failure
         return protocols
@@ -137,102 +197,101 @@ class Gathering:
 
     # Servers
 
-    async def _ask_servers(self, hosts: list[GuardedStun]) -> None:
-        jobs: list[Coroutine[None, None, None]] = []
-        if hosts and self._plan.stun:
-            jobs.append(self._ask_all_stun(hosts))
-            if any(server.expected for server in self._plan.stun):
-                self._missing.add("srflx")
+    def _ask_servers(self, hosts: list[GuardedStun]) -> None:
+        if hosts and any(server.expected for server in self._plan.stun):
+            self._missing.add("srflx")
         if self._plan.turn:
-            jobs.append(self._ask_turn())
             self._missing.add("relay")
-        if not jobs:
-            return
-        tasks = [asyncio.create_task(job) for job in jobs]
-        finished = asyncio.create_task(asyncio.wait(tasks))
-        complete = asyncio.create_task(self._complete.wait())
+        if self._plan.turn or (hosts and self._plan.stun):
+            self._asking = asyncio.create_task(self._ask(hosts), name="ask-ice-servers")
+            self._asking.add_done_callback(lambda _task: self._changed.set())
+
+    async def _ask(self, hosts: list[GuardedStun]) -> None:
         try:
-            await asyncio.wait(
-                {finished, complete},
-                timeout=self._settings.gather_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if complete.done():
-                await asyncio.wait({finished}, timeout=STRAGGLER_S)
-        finally:
-            late = [task for task in (*tasks, finished, complete) if not task.done()]
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        for task in tasks:
-            if not task.cancelled():
-                task.result()
+            async with asyncio.timeout(self._settings.servers_timeout_s):
+                await asyncio.gather(self._ask_all_stun(hosts), self._ask_turn())
+        except TimeoutError:
+            for attempt in list(self._attempts.values()):
+                self._note(attempt.uri, ServerOutcome.TIMED_OUT)
+
+    def _note(self, uri: str, outcome: ServerOutcome, detail: str = "") -> None:
+        """Remember what came of a server: the first failure of its addresses counts, unless another works."""
+        known = self._attempts.get(uri)
+        if known is None or known.outcome is ServerOutcome.PENDING or outcome is ServerOutcome.OK:
+            self._attempts[uri] = ServerAttempt(uri, outcome, detail)
+
+    def _note_failure(self, server: StunServer | TurnServer, error: BaseException) -> None:
+        outcome = outcome_of(error)
+        self._note(server.uri, outcome, without_addresses(error) if outcome is ServerOutcome.FAILED else "")
 
     async def _ask_all_stun(self, hosts: list[GuardedStun]) -> None:
-        await asyncio.gather(*(self._ask_stun(server, hosts) for server in self._plan.stun))
+        if hosts:
+            await asyncio.gather(*(self._ask_stun(server, hosts) for server in self._plan.stun))
         self._no_longer_missing("srflx")
 
     async def _ask_stun(self, server: StunServer, hosts: list[GuardedStun]) -> None:
+        self._note(server.uri, ServerOutcome.PENDING)
         try:
-            addresses = await _resolve(server.host, server.port)
-        except OSError as error:
-            log.debug("STUN server not resolved: %s", _without_addresses(error))
+            addresses = await resolve(server.host, server.port)
+        except SERVER_ERRORS as error:
+            log.debug("STUN server not resolved: %s", without_addresses(error))
+            self._note_failure(server, error)
             return
         await asyncio.gather(
             *(
-                self._ask_stun_from(host, address)
+                first_to_succeed(
+                    [
+                        partial(self._ask_stun_from, host, server, address)
+                        for address in addresses
+                        if _same_family(host, address)
+                    ],
+                    ADDRESS_HEAD_START_S,
+                )
                 for host in hosts
-                for address in addresses
-                if _same_family(host, address)
             )
         )
+        self._note(server.uri, ServerOutcome.UNREACHABLE)  # no address of ours has its family
 
-    async def _ask_stun_from(self, protocol: GuardedStun, server: Address) -> None:
+    async def _ask_stun_from(self, protocol: GuardedStun, server: StunServer, address: Address) -> bool:
         request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
         try:
-            response, _ = await protocol.request(request, server)
+            response, _ = await protocol.request(request, address)
             host, port = response.attributes["XOR-MAPPED-ADDRESS"]
-        except _SERVER_ERRORS as error:
+        except SERVER_ERRORS as error:
             log.debug("STUN server gave no address: %s", type(error).__name__)
-            return
+            self._note_failure(server, error)
+            return False
+        self._note(server.uri, ServerOutcome.OK)
         base = protocol.local_candidate
         priority = candidate_priority(COMPONENT, "srflx", base.priority >> 8 & 0xFFFF)
         self._add(_candidate("srflx", host, port, priority, base=base.host))
+        return True
 
     async def _ask_turn(self) -> None:
         """Try the TURN servers in order, each with a head start, until one has given a relayed address."""
-        allocations: set[asyncio.Task[bool]] = set()
-        waiting = list(self._plan.turn)
-        try:
-            while waiting or allocations:
-                if waiting:
-                    allocations.add(asyncio.create_task(self._allocate(waiting.pop(0))))
-                done, allocations = await asyncio.wait(
-                    allocations,
-                    timeout=TURN_STAGGER_S if waiting else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if any(task.result() for task in done):
-                    return
-        finally:
-            for task in allocations:
-                task.cancel()
-            await asyncio.gather(*allocations, return_exceptions=True)
-            self._no_longer_missing("relay")
+        await first_to_succeed([partial(self._allocate, server) for server in self._plan.turn], TURN_HEAD_START_S)
+        self._no_longer_missing("relay")
 
     async def _allocate(self, server: TurnServer) -> bool:
+        self._note(server.uri, ServerOutcome.PENDING)
         try:
-            _, protocol = await turn.create_turn_endpoint(
-                lambda: GuardedStun(self._owner),
-                server_addr=(server.host, server.port),
-                username=server.username,
-                password=server.credential,
-                ssl=True if server.tls else None,
-                transport=server.transport,
-            )
-        except _SERVER_ERRORS as error:
-            log.info("TURN server over %s gave no relayed address: %s", server.transport, _without_addresses(error))
+            addresses = await resolve(server.host, server.port)
+        except SERVER_ERRORS as error:
+            self._log_no_relay(server, error)
             return False
+        return await first_to_succeed(
+            [partial(self._allocate_at, server, address) for address in addresses],
+            ADDRESS_HEAD_START_S,
+        )
+
+    async def _allocate_at(self, server: TurnServer, address: Address) -> bool:
+        protocol = GuardedStun(self._owner)
+        try:
+            await allocate(server, address, protocol)
+        except SERVER_ERRORS as error:
+            self._log_no_relay(server, error)
+            return False
+        self._note(server.uri, ServerOutcome.OK)
         host, port = protocol.transport.get_extra_info("sockname")
         candidate = _candidate("relay", host, port, candidate_priority(COMPONENT, "relay"))
         protocol.local_candidate = candidate
@@ -240,14 +299,9 @@ class Gathering:
         self._add(candidate)
         return True
 
-
-async def _resolve(host: str, port: int) -> list[Address]:
-    """Resolve in a thread; at most one address of each family."""
-    infos = await in_one_thread(socket.getaddrinfo, host, port, 0, socket.SOCK_DGRAM)
-    by_family: dict[int, Address] = {}
-    for family, _, _, _, address in infos:
-        by_family.setdefault(family, (str(address[0]), int(address[1])))
-    return list(by_family.values())
+    def _log_no_relay(self, server: TurnServer, error: BaseException) -> None:
+        log.info("TURN server over %s gave no relayed address: %s", server.transport, without_addresses(error))
+        self._note_failure(server, error)
 
 
 def _candidate(kind: str, host: str, port: int, priority: int, *, base: str | None = None) -> Candidate:
@@ -274,14 +328,3 @@ def _version(host: str) -> int:
 
 def _same_family(protocol: GuardedStun, address: Address) -> bool:
     return _version(protocol.local_candidate.host) == _version(address[0])
-
-
-def _without_addresses(error: BaseException) -> str:
-    """What is known about a failure, without what may hold an address."""
-    if isinstance(error, stun.TransactionFailed):
-        return f"error {error.response.error_code}"
-    if isinstance(error, socket.gaierror):
-        return "its name does not resolve"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return type(error).__name__

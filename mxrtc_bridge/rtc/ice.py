@@ -20,6 +20,7 @@ import ipaddress
 import logging
 import secrets
 from collections import deque
+from collections.abc import Iterable
 from random import random
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from aioice.ice import CandidatePair, Connection, StunProtocol, TransportPolicy
 from aioice.utils import random_string
 
 from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, Candidate
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
@@ -101,7 +103,7 @@ class IceConnection(Connection):
         self.drops = Drops()
         self.consent_expired = False
         self._settings = settings
-        self._plan = plan
+        self._gathering = Gathering(self, settings, plan)
         self._checked: set[Address] = set()
         self._held: deque[tuple[bytes, Address]] = deque(maxlen=MAX_HELD_DATAGRAMS)
         self._sink: RunSink | None = None
@@ -126,15 +128,37 @@ class IceConnection(Connection):
             return
         self._local_candidates_start = True
         try:
-            self._local_candidates += await Gathering(self, self._settings, self._plan).run()
+            self._local_candidates += await self._gathering.run()
         finally:
             if self._closing:
                 await self.close()
         self._local_candidates_end = True
 
+    async def late_candidates(self) -> list[AioiceCandidate]:
+        """Wait for local candidates that come after the others were described; none: there will be no more."""
+        return await self._gathering.late()
+
+    @property
+    def gathering_is_over(self) -> bool:
+        """Whether the local candidates are all that there will be."""
+        return self._gathering.is_over
+
+    def gathering_report(self) -> GatheringReport:
+        """What came of asking the servers, so far."""
+        return self._gathering.report()
+
     def add_protocol(self, protocol: GuardedStun) -> None:
-        """Take a socket into the connection."""
+        """Take a socket into the connection; one that comes late is paired with the candidates that are known."""
         self._protocols.append(protocol)
+        if hasattr(protocol, "local_candidate"):
+            for candidate in self._remote_candidates:
+                self._pair_remote_candidate(candidate)
+            self.sort_check_list()
+
+    async def connect(self) -> None:
+        """Find a path; once there is one, no server is asked any more."""
+        await super().connect()
+        await self._gathering.stop()
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Add a remote candidate that passed the filter; beyond the limit of its address family it is dropped."""
@@ -376,6 +400,7 @@ class IceConnection(Connection):
         """Close all sockets and end all tasks; relayed ones are given a moment to say goodbye to their server."""
         self._closing = True
         self._sink = None
+        await self._gathering.stop()
         relays = [p for p in self._protocols if p.local_candidate.type == "relay"]
         for protocol in relays:
             self._protocols.remove(protocol)
@@ -401,8 +426,8 @@ async def _close_relays(relays: list[StunProtocol]) -> None:
     await asyncio.gather(*late, return_exceptions=True)
 
 
-def described_candidates(connection: IceConnection) -> tuple[Candidate, ...]:
-    """Return the local candidates as values for a description."""
+def described_candidates(candidates: Iterable[AioiceCandidate]) -> tuple[Candidate, ...]:
+    """Return local candidates as values for a description."""
     return tuple(
         Candidate(
             foundation=c.foundation,
@@ -414,7 +439,7 @@ def described_candidates(connection: IceConnection) -> tuple[Candidate, ...]:
             related_address=c.related_address,
             related_port=c.related_port,
         )
-        for c in connection.local_candidates
+        for c in candidates
     )
 
 

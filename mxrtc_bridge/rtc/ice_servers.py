@@ -20,6 +20,10 @@ class StunServer:
     expected: bool = True
     """False for a TURN server that is asked on the chance: nobody waits for its answer."""
 
+    @property
+    def uri(self) -> str:
+        return f"stun:{_bracketed(self.host)}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class TurnServer:
@@ -32,6 +36,11 @@ class TurnServer:
     tls: bool
     username: str
     credential: str
+
+    @property
+    def uri(self) -> str:
+        """Names the server in reports; the credential is no part of it (RFC 7065)."""
+        return f"turn{'s' * self.tls}:{_bracketed(self.host)}:{self.port}?transport={self.transport}"
 
     def __repr__(self) -> str:
         return f"TurnServer({self.transport}, tls={self.tls}, credential=<hidden>)"
@@ -74,6 +83,10 @@ def plan_servers(servers: Iterable[IceServer]) -> ServerPlan:
         turn=tuple(dict.fromkeys(turn))[:MAX_TURN_SERVERS],
         ignored=tuple(ignored),
     )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _parse(text: str, server: IceServer) -> StunServer | TurnServer | None:

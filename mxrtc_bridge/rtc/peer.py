@@ -19,6 +19,7 @@ from aiortc import RTCCertificate
 
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.core.webrtc.candidate import Candidate
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Setup, format_description
 from mxrtc_bridge.engine.ports import Channel, PeerConnectionListener
@@ -109,6 +110,14 @@ class DataPeerConnection:
         await self._gather()
         return self._describe(DescriptionType.ANSWER, Setup.PASSIVE if self._dtls_server else Setup.ACTIVE, offer.mid)
 
+    async def late_candidates(self) -> tuple[Candidate, ...]:
+        """Wait for local candidates that are in no description yet; none: there will be no more."""
+        return described_candidates(await self._ice.late_candidates())
+
+    def gathering_report(self) -> GatheringReport:
+        """What came of asking the STUN and TURN servers, so far."""
+        return self._ice.gathering_report()
+
     def apply_answer(self, answer: Description) -> None:
         """Take the filtered answer to our offer."""
         if self._remote is not None:
@@ -143,8 +152,8 @@ class DataPeerConnection:
             setup=setup,
             sctp_port=LOCAL_PORT,
             max_message_size=self._settings.max_message,
-            candidates=described_candidates(self._ice),
-            end_of_candidates=True,
+            candidates=described_candidates(self._ice.local_candidates),
+            end_of_candidates=self._ice.gathering_is_over,
         )
         return format_description(description, kind, session_id=new_session_id())
 

@@ -26,7 +26,9 @@ class RtcSettings:
     """First and last UDP port for local candidates; None leaves the choice to the operating system."""
 
     gather_timeout_s: float = 2.5
-    """Longest wait for STUN and TURN servers; after it, the description goes out with what there is."""
+    """Longest wait of a description for STUN and TURN servers; what they give later follows by itself."""
+    servers_timeout_s: float = 10.0
+    """How long servers are asked; where there is nothing else to offer, the description waits for them so long."""
     ice_timeout_s: float = 25.0
     dtls_timeout_s: float = 15.0
     sctp_timeout_s: float = 10.0
@@ -56,7 +58,14 @@ class RtcSettings:
             first, last = self.port_range
             if not 1024 <= first <= last <= 65535:
                 raise ConfigError(f"port_range: {first}-{last} is not an ascending range within 1024-65535")
-        for name in ("gather_timeout_s", "ice_timeout_s", "dtls_timeout_s", "sctp_timeout_s", "consent_interval_s"):
+        for name in (
+            "gather_timeout_s",
+            "servers_timeout_s",
+            "ice_timeout_s",
+            "dtls_timeout_s",
+            "sctp_timeout_s",
+            "consent_interval_s",
+        ):
             if not 0 < getattr(self, name) <= 600:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not within 0-600 s")
         if not 16 * 1024 <= self.max_message <= 256 * 1024:

@@ -87,7 +87,7 @@ async def test_servers_are_asked_for_the_user(caplog: pytest.LogCaptureFixture) 
 
     peer = await AiortcPeerFactory(LOOPBACK, MemoryStore(), servers).create(BUILD)
     assert asked == [BUILD]
-    assert peer._ice._plan.turn[0].credential == "password"
+    assert peer._ice._gathering._plan.turn[0].credential == "password"
     assert "password" not in caplog.text
     assert "ICE server 'stuns:turn.example' cannot be used" in caplog.text
     await peer.close()
@@ -98,7 +98,7 @@ async def test_call_goes_on_without_servers_when_the_homeserver_fails(caplog: py
         raise HomeserverError("the homeserver did not answer")
 
     peer = await AiortcPeerFactory(LOOPBACK, MemoryStore(), servers).create(BUILD)
-    assert peer._ice._plan == ServerPlan()
+    assert peer._ice._gathering._plan == ServerPlan()
     assert "no list of STUN and TURN servers: the homeserver did not answer; going on without" in caplog.text
     await peer.close()
 
@@ -109,5 +109,5 @@ async def test_call_goes_on_without_servers_when_the_homeserver_hangs() -> None:
         raise AssertionError("never reached")
 
     peer = await AiortcPeerFactory(LOOPBACK, MemoryStore(), servers, servers_timeout_s=0.05).create(BUILD)
-    assert peer._ice._plan == ServerPlan()
+    assert peer._ice._gathering._plan == ServerPlan()
     await peer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -13,6 +14,7 @@ from aioice import stun
 
 from mxrtc_bridge.core.errors import ConfigError, TransportError
 from mxrtc_bridge.core.webrtc.candidate import Candidate
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
 from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
@@ -175,8 +177,8 @@ async def test_relay_policy_without_a_server_is_told() -> None:
 
 async def test_relay_policy_with_a_dead_server_is_told(silent_server: int) -> None:
     plan = ServerPlan(turn=(TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),))
-    with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address within 0\.3 s"):
-        await offered(plan, policy=IcePolicy.RELAY, gather_timeout_s=0.3)
+    with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address within 0\.4 s"):
+        await offered(plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2, servers_timeout_s=0.4)
 
 
 async def test_close_while_gathering_leaves_nothing_behind(silent_server: int) -> None:
@@ -201,3 +203,63 @@ async def test_cancelled_gathering_leaves_nothing_behind(silent_server: int) -> 
         await offering
     await peer.close()
     assert asyncio.all_tasks() == before
+
+
+# Addresses of a server
+
+
+def names(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """``server.test`` has these addresses, each with a port of its own."""
+    infos = [(socket.AF_INET6 if ":" in host else socket.AF_INET, 2, 17, "", (host, port)) for host, port in addresses]
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: infos if host == "server.test" else real(host, *rest, **more)
+    )
+
+
+async def test_stun_server_is_asked_at_its_second_address_when_the_first_is_silent(
+    silent_server: int, stun_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names(monkeypatch, ("127.0.0.1", silent_server), ("127.0.0.1", stun_server))
+    candidates, seconds = await offered(ServerPlan(stun=(StunServer("server.test", 3478),)), gather_timeout_s=5.0)
+    assert ("srflx", "203.0.113.7") in shapes(candidates)
+    assert seconds < 2.0
+
+
+# The report
+
+
+async def report_of(plan: ServerPlan, **changes: object) -> GatheringReport:
+    peer = make_peer(plan=plan, **changes)
+    try:
+        with contextlib.suppress(TransportError):
+            await peer.create_offer()
+        await peer.late_candidates()
+        return peer.gathering_report()
+    finally:
+        await peer.close()
+
+
+async def test_report_names_every_server_and_what_came_of_it(silent_server: int, stun_server: int) -> None:
+    plan = ServerPlan(
+        stun=(StunServer("127.0.0.1", stun_server), StunServer("::1", 3478)),
+        turn=(
+            TurnServer("127.0.0.1", silent_server, "udp", False, "u", "secret-word"),
+            TurnServer("does-not-exist.invalid", 3478, "udp", False, "u", "secret-word"),
+            TurnServer("127.0.0.1", 9, "tcp", False, "u", "secret-word"),
+        ),
+        ignored=("stuns:turn.example",),
+    )
+    report = await report_of(plan, gather_timeout_s=0.3, servers_timeout_s=1.5)
+    assert report == GatheringReport(
+        attempts=(
+            ServerAttempt(f"stun:127.0.0.1:{stun_server}", ServerOutcome.OK),
+            ServerAttempt("stun:[::1]:3478", ServerOutcome.UNREACHABLE),
+            ServerAttempt(f"turn:127.0.0.1:{silent_server}?transport=udp", ServerOutcome.TIMED_OUT),
+            ServerAttempt("turn:does-not-exist.invalid:3478?transport=udp", ServerOutcome.NAME_UNKNOWN),
+            ServerAttempt("turn:127.0.0.1:9?transport=tcp", ServerOutcome.REFUSED),
+        ),
+        kinds=("host", "srflx"),
+        unusable=("stuns:turn.example",),
+    )
+    assert "secret" not in repr(report)

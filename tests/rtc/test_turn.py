@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 import pytest
 import pytest_asyncio
+from aioice import stun
 
+from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
 from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
+from mxrtc_bridge.rtc.turn import outcome_of
+from tests.certificates import make_certificate
 from tests.rtc.peers import Pair, answer_of, make_peer, offer_of
+from tests.rtc.test_gathering import names
 from tests.rtc.test_interfaces import free_range
 
 TURNSERVER = shutil.which("turnserver") or "/usr/bin/turnserver"
@@ -162,6 +168,108 @@ async def test_wrong_credential_costs_the_relay_and_not_the_call(coturn: Coturn)
     async with Pair(make_peer(plan=coturn.plan(credential="wrong"))) as pair:
         assert pair.paths is not None
         assert pair.paths[0].kind is PathKind.DIRECT
+
+
+async def test_relay_that_comes_after_the_description_follows(coturn: Coturn) -> None:
+    async with far_away(coturn.port, 0.6) as port:
+        plan = ServerPlan(turn=(TurnServer("127.0.0.1", port, "tcp", False, "user", "secret"),))
+        peer = make_peer(plan=plan, gather_timeout_s=0.2)
+        description = offer_of(await peer.create_offer())
+        assert [candidate.type for candidate in description.candidates] == ["host"]
+        assert not description.end_of_candidates
+        assert [candidate.type for candidate in await peer.late_candidates()] == ["relay"]
+        assert await peer.late_candidates() == ()
+        await peer.close()
+
+
+async def test_late_relay_is_used_by_checks_that_are_under_way(coturn: Coturn) -> None:
+    """The other side is told nothing: checks through the relay reach it all the same."""
+    async with far_away(coturn.port, 0.8) as port:
+        plan = ServerPlan(turn=(TurnServer("127.0.0.1", port, "tcp", False, "user", "secret"),))
+        caller, callee = make_peer(plan=plan, gather_timeout_s=0.2), make_peer()
+        offer = replace(offer_of(await caller.create_offer()), candidates=())
+        caller.apply_answer(answer_of(await callee.create_answer(offer)))
+        for protocol in caller._ice._protocols:  # the caller's own network lets no UDP out
+            protocol.transport.close()
+        paths = await asyncio.gather(caller.connect(), callee.connect())
+        assert [(path.local, path.remote) for path in paths] == [("relay", "host"), ("host", "prflx")]
+        await asyncio.gather(caller.close(), callee.close())
+
+
+async def test_relay_is_waited_for_beyond_the_deadline_of_a_description_when_there_is_nothing_else(
+    coturn: Coturn,
+) -> None:
+    async with far_away(coturn.port, 0.6) as port:
+        plan = ServerPlan(turn=(TurnServer("127.0.0.1", port, "tcp", False, "user", "secret"),))
+        peer = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2)
+        assert "typ relay" in await peer.create_offer()
+        await peer.close()
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_turn_server_is_reached_at_its_second_address_when_the_first_leads_nowhere(
+    coturn: Coturn, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent(transport) as port:
+        names(monkeypatch, ("127.0.0.1", port), ("127.0.0.1", coturn.port))
+        plan = ServerPlan(turn=(TurnServer("server.test", 3478, transport, False, "user", "secret"),))
+        peer = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=3.0)
+        assert "typ relay" in await peer.create_offer()
+        await peer.close()
+
+
+@contextlib.contextmanager
+def silent(transport: str) -> Iterator[int]:
+    """A port that takes what comes and says nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        if transport == "tcp":
+            sock.listen()
+        yield sock.getsockname()[1]
+
+
+async def outcome(server: TurnServer) -> ServerOutcome:
+    peer = make_peer(plan=ServerPlan(turn=(server,)), servers_timeout_s=5.0)
+    await peer.create_offer()
+    await peer.late_candidates()
+    (attempt,) = peer.gathering_report().attempts
+    await peer.close()
+    assert attempt.uri == server.uri
+    return attempt.outcome
+
+
+async def test_refused_credentials_are_told_from_a_relay(coturn: Coturn) -> None:
+    server = coturn.plan("tcp", "wrong").turn[0]
+    assert await outcome(server) is ServerOutcome.CREDENTIALS
+    assert await outcome(replace(server, credential="secret")) is ServerOutcome.OK
+
+
+async def test_certificate_that_is_not_trusted_is_told(tmp_path: FilePath) -> None:
+    context = make_certificate(tmp_path / "nobody.pem")
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await outcome(TurnServer("127.0.0.1", port, "tcp", True, "u", "p")) is ServerOutcome.CERTIFICATE
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (401, ServerOutcome.CREDENTIALS),
+        (441, ServerOutcome.CREDENTIALS),
+        (486, ServerOutcome.QUOTA),
+        (508, ServerOutcome.QUOTA),
+        (403, ServerOutcome.FAILED),
+    ],
+)
+def test_error_of_a_server_has_a_meaning(code: int, expected: ServerOutcome) -> None:
+    response = stun.Message(stun.Method.ALLOCATE, stun.Class.ERROR)
+    response.attributes["ERROR-CODE"] = (code, "")
+    assert outcome_of(stun.TransactionFailed(response)) is expected
+
+
+def test_network_without_a_way_is_told_from_a_server_that_fails() -> None:
+    assert outcome_of(OSError(errno.ENETUNREACH, "")) is ServerOutcome.UNREACHABLE
+    assert outcome_of(ConnectionError("the response is missing LIFETIME")) is ServerOutcome.FAILED
 
 
 def _without_hosts(description: Description) -> Description:
