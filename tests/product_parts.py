@@ -108,7 +108,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "bench/channel.py": "_received",
         "rtc/peers.py": "_association _machine _receiver",
         "rtc/test_certificates.py": "_cert _create_ssl_context _key",
-        "rtc/test_factory.py": "_ice _plan",
+        "rtc/test_factory.py": "_gathering _ice _plan",
         "rtc/test_flow_control.py": "_association _ice _queued",
         "rtc/test_gathering.py": "_ice _protocols",
         "rtc/test_hostile_peers.py": (
@@ -122,6 +122,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "rtc/test_peer.py": "_connect_ice _early_checks _ice _protocols",
         "rtc/test_privacy.py": "_ice",
         "rtc/test_send_burst.py": "_association _transport",
+        "rtc/test_turn.py": "_ice _protocols",
         "rtc/test_udp.py": "_pending _pending_bytes _readable _writable",
         "test_pins.py": "_dtls _ice",
     },
