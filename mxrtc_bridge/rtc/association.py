@@ -39,6 +39,7 @@ from mxrtc_bridge.sctp.channels import (
     ChannelMessage,
     ChannelOffered,
     ChannelOpened,
+    ChannelRefused,
     DataChannels,
 )
 from mxrtc_bridge.sctp.dcep import OpenMessage
@@ -407,6 +408,8 @@ class PeerAssociation:
                 log.debug("= association ended (%s): %s", code, reason)
                 self._send_packets()  # the last words
                 self._finish(self._end_reason if code == "local" else _reason(code, reason))
+            case ChannelRefused(channel=number, reason=reason):
+                log.debug("! channel %d refused: %s", number, reason)
             case ChannelOpened() | ChannelClosing() | ChannelClosed():
                 self._tell_channel(event)
 

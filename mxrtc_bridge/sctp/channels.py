@@ -6,8 +6,10 @@ side answers with a reset of its own, and then the number is free (RFC 8831 sect
 as the answer to its reset is on its way, or lost, the other side may take the number for used.
 
 A machine around the association: drive the association as its module says, but poll events here.
-What it guards against: opening where a channel is (aborts), more channels than allowed (reset at once; twice as many
-abort), data on streams without a channel (dropped, and given back to the window), text that is not UTF-8 (aborts).
+What it guards against: more channels than allowed (reset at once; twice as many abort), data on streams without a
+channel (dropped, and given back to the window). A message of a channel that breaks the protocol, be it an OPEN that
+cannot be read or stands where a channel is, or text that is not UTF-8, resets that channel and no other (RFC 8832
+section 6).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ _BINARY = 53
 _EMPTY_TEXT = 56
 _EMPTY_BINARY = 57
 _MAX_EARLY = 64
+_UNREADABLE = OpenMessage("", "")
 _EMPTY = b"\0"
 """SCTP has no empty messages: one byte that is ignored stands for it (RFC 8831 section 6.6)."""
 
@@ -79,8 +82,24 @@ class ChannelClosed:
     channel: int
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelRefused:
+    """A message broke the protocol, so its channel is being closed; one that was offered has ``ChannelClosing`` too."""
+
+    channel: int
+    reason: str
+
+
 ChannelEvent = (
-    Established | ChannelOffered | ChannelOpened | ChannelMessage | ChannelClosing | ChannelClosed | SendSpace | Ended
+    Established
+    | ChannelOffered
+    | ChannelRefused
+    | ChannelOpened
+    | ChannelMessage
+    | ChannelClosing
+    | ChannelClosed
+    | SendSpace
+    | Ended
 )
 
 
@@ -242,9 +261,8 @@ class DataChannels:
                         return message
                 else:
                     self._take(event)
-            except (MalformedError, UnicodeDecodeError) as error:
-                text = str(error) if isinstance(error, MalformedError) else "text that is not UTF-8"
-                self._association.abort(f"the other side broke the protocol: {text}", "violation")
+            except MalformedError as error:
+                self._association.abort(f"the other side broke the protocol: {error}", "violation")
         return self._events.popleft()
 
     def _take(self, event: Event) -> None:
@@ -272,7 +290,10 @@ class DataChannels:
             return None
         if ppid == _DCEP:
             self._association.consumed(size)
-            self._receive_dcep(number, entry, data)
+            try:
+                self._receive_dcep(number, entry, dcep.read(data))
+            except MalformedError as error:
+                self._refuse(number, str(error))
             return None
         if entry is None or ppid not in (_BINARY, _TEXT, _EMPTY_BINARY, _EMPTY_TEXT):
             self._association.consumed(size)  # no such channel any more, or a kind that RFC 8831 took back
@@ -281,15 +302,19 @@ class DataChannels:
         if ppid == _BINARY:
             message = data
         elif ppid == _TEXT:
-            message = data.decode()
+            try:
+                message = data.decode()
+            except UnicodeDecodeError:
+                self._association.consumed(size)
+                self._refuse(number, "text that is not UTF-8")
+                return None
         else:
             self._association.consumed(size)
             message, size = (b"" if ppid == _EMPTY_BINARY else ""), 0
         entry.unread += size
         return ChannelMessage(number, message, size)
 
-    def _receive_dcep(self, number: int, entry: _Channel | None, data: bytes) -> None:
-        opened = dcep.read(data)
+    def _receive_dcep(self, number: int, entry: _Channel | None, opened: OpenMessage | None) -> None:
         if opened is None:
             if entry is not None and entry.state is ChannelState.OPENING:
                 entry.state = ChannelState.OPEN
@@ -297,14 +322,32 @@ class DataChannels:
             return
         if entry is not None or number % 2 == self._parity:
             raise MalformedError("a channel is opened on a stream that is not free")
-        if len(self._channels) >= 2 * self._max_channels:
-            raise MalformedError("channels are opened faster than refusals can be told")
-        entry = self._channels[number] = _Channel(opened, ChannelState.OPEN)
-        if len(self._channels) > self._max_channels:
+        if self._add(number, opened):
+            self._association.reply(number, _DCEP, dcep.ACK)
+            self._events.append(ChannelOffered(number, opened))
+
+    def _add(self, number: int, opened: OpenMessage) -> bool:
+        """Note a channel of the other side; returns whether there is room for it. If not, it is being closed."""
+        self._channels[number] = _Channel(opened, ChannelState.OPEN)
+        if len(self._channels) > 2 * self._max_channels:
+            self._association.abort("the other side opens channels faster than refusals can be told", "violation")
+        elif len(self._channels) > self._max_channels:
             self.close(number)
+        return len(self._channels) <= self._max_channels
+
+    def _refuse(self, number: int, reason: str) -> None:
+        """Close a channel, or what was to become one, for what came on it."""
+        entry = self._channels.get(number)
+        if entry is not None and entry.state is ChannelState.CLOSING:
             return
-        self._association.reply(number, _DCEP, dcep.ACK)
-        self._events.append(ChannelOffered(number, opened))
+        if entry is not None:
+            self._events.append(ChannelClosing(number))
+        elif number % 2 == self._parity and number < self._next_number:
+            return  # was ours, and was reset when it was closed
+        else:
+            self._add(number, _UNREADABLE)
+        self._events.append(ChannelRefused(number, reason))
+        self.close(number)
 
     def _their_reset(self, number: int) -> None:
         entry = self._channels.get(number)

@@ -66,7 +66,7 @@ def read(message: bytes) -> OpenMessage | None:
     """Return an OPEN, or None for an ACK.
 
     Raises:
-        MalformedError: neither, or longer than the limit.
+        MalformedError: neither, or longer than the limit: the channel is to be closed (RFC 8832 section 6).
     """
     if message[:1] == ACK:
         return None

@@ -292,7 +292,7 @@ def hostile_chunks(pair: MixedPair, name: str) -> Chunk:
     return sack
 
 
-VIOLATIONS = [
+OF_A_CHANNEL = [
     "open of a used stream",
     "open with the wrong parity",
     "label that is not UTF-8",
@@ -300,9 +300,24 @@ VIOLATIONS = [
     "label of 1100 bytes",
     "unknown control message",
     "text that is not UTF-8",
+]
+VIOLATIONS = [
     "sack for what was never sent",
     "gap blocks for what was never sent",
 ]
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+@pytest.mark.parametrize("name", OF_A_CHANNEL)
+async def test_odd_message_ends_its_channel_and_not_the_session(name: str) -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        offered = await pair.ours.offered_channel()
+        opening = dcep.format_open(dcep.OpenMessage("another", "raw.mxrtc"))
+        await pair.stock.send_packet(seal(pair, hostile_chunks(pair, name)))
+        await pair.stock.send_packet(seal(pair, data(pair, 200 + parity(pair), 50, opening, ahead=1)))
+        assert (await pair.ours.offered_channel(1)).channel.label == "another"
+        assert offered.channel.sendable == (name not in ("open of a used stream", "text that is not UTF-8"))
+        assert not pair.ours.lost
 
 
 @pytest.mark.usefixtures("stock_on_loopback")

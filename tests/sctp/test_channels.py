@@ -15,10 +15,11 @@ from mxrtc_bridge.sctp.channels import (
     ChannelMessage,
     ChannelOffered,
     ChannelOpened,
+    ChannelRefused,
     DataChannels,
 )
 from mxrtc_bridge.sctp.dcep import OpenMessage
-from mxrtc_bridge.sctp.events import Ended
+from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.hostile import Puppet
 from tests.sctp.links import Path, World, pair
@@ -52,9 +53,7 @@ def drain(channels: DataChannels, events: list[ChannelEvent]) -> Callable[[], No
         while (event := channels.poll_event()) is not None:
             if isinstance(event, ChannelMessage):
                 channels.consumed(event.channel, event.size)
-            if isinstance(
-                event, ChannelMessage | ChannelOffered | ChannelOpened | ChannelClosing | ChannelClosed | Ended
-            ):
+            if not isinstance(event, Established | SendSpace):
                 events.append(event)
 
     return take
@@ -220,13 +219,9 @@ OPEN = dcep.format_open(OpenMessage("x", ""))
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        ([(1, 50, OPEN), (1, 50, OPEN)], "not free"),
-        ([(2, 50, OPEN)], "not free"),
         ([(1, 50, b"")], None),
-        ([(1, 50, b"\x07")], "neither OPEN nor ACK"),
-        ([(1, 50, OPEN[:-1])], "names of"),
-        ([(1, 50, OPEN), (1, 51, b"\xff\xfe")], "not UTF-8"),
         ([(number, 50, OPEN) for number in range(1, 20, 2)], "faster than refusals"),
+        ([(number, 50, b"\x07") for number in range(1, 20, 2)], "faster than refusals"),
         ([(1, 50, dcep.ACK), (9, 53, b"nobody"), (9, 51, b"\xff")], None),
         ([(1, 50, OPEN), (1, 52, b"old"), (1, 54, b"old"), (1, 0, b"none")], None),
     ],
@@ -248,6 +243,79 @@ def test_channel_rules_hold_against_any_peer(messages: list[tuple[int, int, byte
         assert [event.code for event in ended] == ["violation"]
         assert complaint in ended[0].reason
         assert chunks.ABORT in dict(puppet.answers())
+
+
+NAMES = dcep.format_open(OpenMessage("label", "protocol"))
+ODD_MESSAGES = [
+    (b"\x07", "neither OPEN nor ACK"),
+    (b"\x00", "neither OPEN nor ACK"),
+    (NAMES[:11], "neither OPEN nor ACK"),
+    (NAMES[:-1], "names of"),
+    (NAMES + b"!", "names of"),
+    (dcep.format_open(OpenMessage("l" * 2000, "")), "names of"),
+    (dcep.format_open(OpenMessage("", "p" * 3000)), "names of"),
+    (NAMES[:1] + b"\x03" + NAMES[2:], "unknown type 3"),
+    (NAMES[:1] + b"\xff" + NAMES[2:], "unknown type 255"),
+    (NAMES.replace(b"label", b"l\xffbel"), "not UTF-8"),
+    (NAMES.replace(b"protocol", b"pr\xfftocol"), "not UTF-8"),
+]
+
+
+ODD = [
+    *((50, odd, reason, number) for odd, reason in ODD_MESSAGES for number in (3, 4, 5)),
+    (50, OPEN, "not free", 3),
+    (50, OPEN, "not free", 4),
+    (51, b"\xff\xfe", "not UTF-8", 3),
+]
+
+
+@pytest.mark.parametrize(("ppid", "odd", "reason", "number"), ODD, ids=range(len(ODD)))
+def test_odd_message_closes_its_channel_only(ppid: int, odd: bytes, reason: str, number: int) -> None:
+    """On a channel (3), on a stream that only we could open (4), and on a free one (5)."""
+    puppet, channels, events = hostile_channels()
+    for tsn, stream in enumerate((1, 3)):
+        puppet.send(puppet.data(tsn, OPEN, stream=stream, ppid=50))
+    puppet.answers()
+    events.clear()
+    sequence = int(number == 3)
+    for again in range(2):
+        puppet.send(puppet.data(2 + again, odd, stream=number, sequence=sequence + again, ppid=ppid))
+    puppet.send(puppet.data(4, b"goes on", stream=1, sequence=1))
+    *told, refused, message = events
+    assert told == ([ChannelClosing(3)] if number == 3 else [])
+    assert isinstance(refused, ChannelRefused)
+    assert refused.channel == number
+    assert reason in refused.reason
+    assert message == ChannelMessage(1, b"goes on", 7)
+    resets = [body for kind, body in puppet.answers() if kind == chunks.RE_CONFIG]
+    assert [body[16:18] for body in resets] == [number.to_bytes(2, "big")]
+    assert puppet.held == 0
+    with pytest.raises(StateError, match="is closed"):
+        channels.send(puppet.now, number, "x")
+
+
+def test_refused_channel_is_gone_when_both_directions_are_reset() -> None:
+    two = Two()
+    two.world.left.association.send(two.now, 8, 50, b"\x07")
+    two.run(1)
+    assert len(two.right) == 1
+    two.world.left.association.reset(8)
+    two.run(1)
+    assert len(two.right) == 0
+    assert two.right_events[-1] == ChannelClosed(8)
+
+
+def test_odd_opening_on_a_number_of_ours_that_rests_keeps_nothing() -> None:
+    two = Two()
+    number = two.right.open(two.now, OpenMessage("x", ""))
+    two.run(1)
+    two.right.close(number)
+    two.run(1)
+    two.right_events.clear()
+    two.world.left.association.send(two.now, number, 50, OPEN)
+    two.run(1)
+    assert two.right_events == []
+    assert two.right.open(two.now, OpenMessage("y", "")) == number + 2
 
 
 @pytest.mark.parametrize("number", [1, 2047, 2049, 65_533])
