@@ -10,6 +10,7 @@
     │   │   ├── RefusedStatementError  ... or works, and does not take this one thing
     │   │   ├── UnknownOutcomeError  ... and has perhaps stored it all the same
     │   │   └── AuditContradictionError  ... as it holds another line than the file
+    │   ├── ResourceError        this machine has not what a call needs, for now
     │   ├── TargetError          a local service could not be reached
     │   ├── FileError            a local file or directory cannot be read or written
     │   └── NamingError          the name of a peer that cannot be one
@@ -38,6 +39,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import Enum, StrEnum
 
 
@@ -82,6 +84,34 @@ class UnknownOutcomeError(StorageError):
 
     Whoever gets this looks it up, or asks for the same again under the same key; it must not be told as "not done".
     """
+
+
+class Lack(StrEnum):
+    """What this machine has no more of; the value goes over the wire, to those only who have a right."""
+
+    PORTS = "no_ports"
+    FILES = "no_files"
+    MEMORY = "no_memory"
+    SOCKETS = "no_sockets"
+    RELAY = "no_relay"
+
+
+_LACKS = {errno.EMFILE: Lack.FILES, errno.ENFILE: Lack.FILES, errno.ENOMEM: Lack.MEMORY, errno.ENOBUFS: Lack.MEMORY}
+
+
+def lack_of(error: BaseException | None) -> Lack | None:
+    """What the system had no more of when it raised this; None where it is something else."""
+    if isinstance(error, MemoryError):
+        return Lack.MEMORY
+    return _LACKS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+class ResourceError(LocalError):
+    """This machine has not what a call needs, which may pass; never told as a lack of rights of the other side."""
+
+    def __init__(self, lack: Lack, message: str) -> None:
+        super().__init__(message)
+        self.lack = lack
 
 
 class TargetFailure(Enum):

@@ -20,9 +20,12 @@ from mxrtc_bridge.core.errors import (
     ConfigError,
     DescriptionError,
     HomeserverError,
+    Lack,
     LocalError,
     RemoteError,
+    ResourceError,
     StorageError,
+    lack_of,
 )
 from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
@@ -242,12 +245,23 @@ class Session:
         except HomeserverError as error:
             self._seldom.warning(self.remote, "! %s", error, to=self._log)
             self._driver.feed(call.SendFailed("homeserver"))
+        except ResourceError as error:
+            self._lacks(error.lack, str(error))
         except (StorageError, ConfigError) as error:
             self._seldom.warning(self.remote, "! %s", error, to=self._log)
             self._driver.feed(call.TransportFailed("unavailable"))
         except Exception as error:  # noqa: BLE001 - a defect of ours is written down with its traceback, and ends this call
+            lack = lack_of(error)
+            if lack is not None:
+                self._lacks(lack, "too many files are open" if lack is Lack.FILES else "there is no memory left")
+                return
             self._seldom.exception(self.remote, "! unexpected error", error=error, to=self._log)
             self._driver.feed(call.TransportFailed("internal_error"))
+
+    def _lacks(self, lack: Lack, text: str) -> None:
+        self.failure = text
+        self._seldom.warning(self.remote, "! this machine lacks what a call needs: %s", text, to=self._log)
+        self._driver.feed(call.TransportFailed(lack, lack=lack))
 
     async def _admit(self, invite: Invite) -> None:
         assert self._admission is not None

@@ -12,6 +12,7 @@ Related addresses are not shown: nothing uses them, and they would carry local a
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from typing import Protocol
 from aioice import stun
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
-from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.errors import Lack, ResourceError, lack_of
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
@@ -91,14 +92,14 @@ class Gathering:
         """Return the local candidates for the description; afterwards servers may still be asked.
 
         Raises:
-            TransportError: ``ice_failed``, when there is not a single one; the text says why.
+            ResourceError: there is not a single one; the text says why.
         """
-        problem: TransportError | None = None
+        problem: ResourceError | None = None
         hosts: list[GuardedStun] = []
         if self._settings.policy is IcePolicy.ALL:
             try:
                 hosts = self._open_host_sockets()
-            except TransportError as error:
+            except ResourceError as error:
                 problem = error
         self._ask_servers(hosts)
         try:
@@ -112,7 +113,7 @@ class Gathering:
         if not self._missing or not self._found or self.is_over:
             await self._finish()
         if not self._found:
-            raise problem or TransportError("ice_failed", self._no_relay_text())
+            raise problem or ResourceError(Lack.RELAY, self._no_relay_text())
         return self._untold()
 
     async def late(self) -> list[Candidate]:
@@ -172,17 +173,19 @@ class Gathering:
             try:
                 protocols.append(self._open_host_socket(address, 65535 - index))
             except OSError as error:
-                failure = error
+                failure = failure if failure is not None and failure.errno == errno.EADDRINUSE else error
                 log.debug("could not bind a UDP socket: %s", without_addresses(error))
         if not protocols:
-            raise TransportError("ice_failed", self._bind_text(failure)) from failure
+            raise self._no_socket(failure) from failure
         return protocols
 
-    def _bind_text(self, failure: OSError | None) -> str:
-        if self._settings.port_range is not None:
-            first, last = self._settings.port_range
-            return f"no free UDP port within {first}-{last}; every call takes one port per address: widen port_range"
-        return f"no UDP socket could be opened: {failure.strerror if failure else 'no address'}"
+    def _no_socket(self, failure: OSError | None) -> ResourceError:
+        ports = self._settings.port_range
+        if ports is not None and failure is not None and failure.errno == errno.EADDRINUSE:
+            free = f"no free UDP port within {ports[0]}-{ports[1]}"
+            return ResourceError(Lack.PORTS, f"{free}; every call takes one port per address: widen port_range")
+        text = f"no UDP socket could be opened: {failure.strerror if failure else 'no address'}"
+        return ResourceError(lack_of(failure) or Lack.SOCKETS, text)
 
     def _open_host_socket(self, address: IpAddress, preference: int) -> GuardedStun:
         protocol = GuardedStun(self._owner)

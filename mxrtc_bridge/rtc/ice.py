@@ -122,7 +122,7 @@ class IceConnection(Connection):
         """Gather local candidates; call once.
 
         Raises:
-            TransportError: ``ice_failed``, there is none.
+            ResourceError: there is none; the text says why.
         """
         if self._local_candidates_start:
             return

@@ -86,7 +86,8 @@ class DataPeerConnection:
         """Gather candidates and return the SDP offer.
 
         Raises:
-            TransportError: ``ice_failed``, when there is no local candidate; the text says why.
+            ResourceError: there is no local candidate; the text says why.
+            TransportError: ``ice_failed``, the connection was closed meanwhile.
         """
         self._expect(PeerState.NEW)
         self._state = PeerState.DESCRIBED
@@ -98,7 +99,8 @@ class DataPeerConnection:
         """Take the filtered offer, gather, and return the SDP answer.
 
         Raises:
-            TransportError: ``ice_failed``, when there is no local candidate; the text says why.
+            ResourceError: there is no local candidate; the text says why.
+            TransportError: ``ice_failed``, the connection was closed meanwhile.
         """
         self._expect(PeerState.NEW)
         self._state = PeerState.DESCRIBED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +17,7 @@ from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Decision, Deny
 from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.call.limits import BUSY_ANSWERS_A_MINUTE, STRANGERS_A_MINUTE, CallLimits
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
-from mxrtc_bridge.core.errors import HomeserverError, TransportError
+from mxrtc_bridge.core.errors import HomeserverError, Lack, ResourceError, TransportError
 from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
@@ -60,6 +62,12 @@ class Peer(FakePeer):
         self.closed = False
 
     async def create_answer(self, _offer: Description) -> str:
+        if self.fate == "no ports":
+            raise ResourceError(Lack.PORTS, "no free UDP port within 5000-5001")
+        if self.fate == "no files":
+            raise OSError(errno.EMFILE, "Too many open files")
+        if self.fate == "no memory":
+            raise MemoryError
         return format_description(replace(DESCRIPTION, setup=Setup.ACTIVE), DescriptionType.ANSWER, session_id=2)
 
     def add_candidates(self, _candidates: object) -> None: ...
@@ -483,6 +491,25 @@ async def test_connection_that_does_not_come_up_ends_its_own_call_only(bridge: B
     assert bridge.ended == {CallId("bad"): reason}
     assert isinstance(bridge.sent[-1], Hangup)
     assert [session.call_id for session in bridge.manager.live.sessions] == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("fate", "lack", "words"),
+    [
+        ("no ports", "no_ports", "no free UDP port within 5000-5001"),
+        ("no files", "no_files", "too many files are open"),
+        ("no memory", "no_memory", "there is no memory left"),
+    ],
+)
+async def test_what_this_machine_lacks_is_no_lack_of_rights_and_a_warning_for_its_admin(
+    bridge: Bridge, fate: str, lack: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bridge.fate = fate
+    await bridge.invite("c1")
+    await bridge.until(lambda: CallId("c1") in bridge.ended)
+    assert bridge.sent == [Reject(CallId("c1"), PartyId("ours"), Version.V1, "user_busy", lack)]
+    warned = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warned == [f"! call c1: this machine lacks what a call needs: {words}"]
 
 
 async def test_setup_that_hangs_is_hung_up_at_its_deadline() -> None:

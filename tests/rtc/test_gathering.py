@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 from aioice import stun
 
-from mxrtc_bridge.core.errors import ConfigError, TransportError
+from mxrtc_bridge.core.errors import ConfigError, Lack, ResourceError, TransportError
 from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
@@ -157,12 +158,23 @@ async def test_exhausted_range_is_told_with_the_remedy() -> None:
     first = free_range(1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", first))
-        with pytest.raises(TransportError) as caught:
+        with pytest.raises(ResourceError) as caught:
             await offered(port_range=(first, first))
-    assert caught.value.code == "ice_failed"
+    assert caught.value.lack is Lack.PORTS
     assert str(caught.value) == (
         f"no free UDP port within {first}-{first}; every call takes one port per address: widen port_range"
     )
+
+
+async def test_a_process_without_files_left_does_not_blame_its_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_files(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("mxrtc_bridge.rtc.gathering.bind_udp", no_files)
+    first = free_range(1)
+    with pytest.raises(ResourceError, match="no UDP socket could be opened: Too many open files") as caught:
+        await offered(port_range=(first, first))
+    assert caught.value.lack is Lack.FILES
 
 
 async def test_interface_that_does_not_exist_is_told_with_those_that_do() -> None:
@@ -171,13 +183,13 @@ async def test_interface_that_does_not_exist_is_told_with_those_that_do() -> Non
 
 
 async def test_relay_policy_without_a_server_is_told() -> None:
-    with pytest.raises(TransportError, match="no usable TURN server is configured"):
+    with pytest.raises(ResourceError, match="no usable TURN server is configured"):
         await offered(policy=IcePolicy.RELAY)
 
 
 async def test_relay_policy_with_a_dead_server_is_told(silent_server: int) -> None:
     plan = ServerPlan(turn=(TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),))
-    with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address within 0\.4 s"):
+    with pytest.raises(ResourceError, match=r"none of 1 TURN servers gave a relayed address within 0\.4 s"):
         await offered(plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2, servers_timeout_s=0.4)
 
 

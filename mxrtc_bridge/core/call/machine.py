@@ -35,6 +35,7 @@ from typing import Any
 
 from mxrtc_bridge.core.call import events, values
 from mxrtc_bridge.core.call.events import CallMessage, Version
+from mxrtc_bridge.core.call.limits import BUSY
 from mxrtc_bridge.core.call.values import CallCounts, CallOutcome, CallRole, CallState, Kind
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
@@ -258,8 +259,16 @@ class CallMachine:
     def _decline(
         self, _now: float, event: values.Refused | values.HangUp | values.SendFailed | values.TransportFailed
     ) -> None:
-        reason = event.reason if isinstance(event, values.Refused | values.HangUp) else "unknown_error"
-        self._send_reject(reason, event.limit if isinstance(event, values.Refused) else None)
+        match event:
+            case values.Refused():
+                self._send_reject(event.reason, event.limit)
+            case values.HangUp():
+                self._send_reject(event.reason, None)
+            case values.TransportFailed(lack=str(lack)):
+                # Busy is what every client takes for "later"; a reason that it does not know may look like a refusal.
+                self._send_reject(BUSY, lack)
+            case _:
+                self._send_reject("unknown_error", None)
         self._end(self._outcome_of(event), event.reason or "refused")
 
     def _hang_up(self, _now: float, event: values.HangUp | values.SendFailed) -> None:

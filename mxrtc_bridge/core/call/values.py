@@ -119,6 +119,8 @@ class TransportFailed:
     reason: str
     by_peer: bool = False
     """Whether the other side has ended it in order: its hang-up, which goes by the homeserver, is still on its way."""
+    lack: str | None = None
+    """What our machine has no more of: the other side has done nothing wrong, and is told so."""
 
 
 @dataclass(frozen=True, slots=True)

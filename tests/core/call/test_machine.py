@@ -162,6 +162,12 @@ def test_an_answer_that_cannot_be_made_is_a_reject(event: TransportFailed | Send
     assert callee(CallState.ADMITTING).feed(event) == [our_reject("unknown_error"), ended]
 
 
+def test_what_our_machine_lacks_is_told_as_busy_and_by_its_name() -> None:
+    reject = Reject(CALL, PEER_PARTY, V1, "user_busy", "no_ports")
+    expected = [SendCallEvent(reject, "reject"), ClosePeer(), CallEnded(CallOutcome.FAILED, "no_ports")]
+    assert callee(CallState.ANSWERING).feed(TransportFailed("no_ports", lack="no_ports")) == expected
+
+
 def test_an_answer_that_cannot_be_sent_is_a_reject_because_the_caller_would_ignore_a_hangup() -> None:
     expected = [our_reject("unknown_error"), ClosePeer(), CallEnded(CallOutcome.FAILED, "homeserver")]
     assert callee(CallState.CONNECTING).feed(SendFailed("homeserver")) == expected
