@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -15,25 +16,33 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access import policy
 from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.call import values as call
-from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.errors import Lack, TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 LIST_TIMEOUT_S = 10.0
+MAX_NAMED = 6
+"""TURN servers that are named in a sentence."""
 
 
 class Connection:
     """One call that got through."""
 
     def __init__(
-        self, peer: UserId, session: Session, links: ClientChannels, device: DeviceIdentity | None = None
+        self,
+        peer: UserId,
+        session: Session,
+        links: ClientChannels,
+        device: DeviceIdentity | None = None,
+        relays: Callable[[], str] = lambda: NO_TURN,
     ) -> None:
         self.peer = peer
         self.links = links
@@ -45,6 +54,7 @@ class Connection:
         """Our clock and the peer's, in milliseconds since 1970, when it last said something by its device."""
         self.why_by_room = ""
         """Why it did not go by a device, if nobody wanted that."""
+        self._relays = relays
         self._session = session
 
     @property
@@ -55,8 +65,42 @@ class Connection:
     def lost(self, name: str) -> ClientError:
         """Why it ended; ``name`` is what it led to."""
         assert self._session.outcome is not None
+        if is_without_path(self._session.outcome, was_up=self.links.up.is_set()):
+            return self.without_path(name)
         why = explain(self._session.outcome, self.links.bye, self.clocks, self._session.failure)
         return ClientError(why.code, f"{name}: {why}", defect=why.defect)
+
+    def without_path(self, name: str) -> ClientError:
+        """Say that no packets pass; the words are the same whichever side has given up first."""
+        return ClientError(Exit.NO_PATH, f"{name}: {NO_PACKETS}; {self._relays()}")
+
+
+NO_PACKETS = "signalling works, but no packets pass between the two sides"
+NO_TURN = "the homeserver gives no TURN server (voip/turnServer), which would relay them"
+
+
+def relay_words(servers: Sequence[IceServer]) -> str:
+    """Say what TURN servers are there, never that one would help where there is one."""
+    uris = [uri for server in servers for uri in server.turn_urls]
+    if not uris:
+        return NO_TURN
+    more = f" and {len(uris) - MAX_NAMED} more" if len(uris) > MAX_NAMED else ""
+    return f"the homeserver gives TURN servers, and none has relayed them: {', '.join(uris[:MAX_NAMED])}{more}"
+
+
+def is_without_path(outcome: call.CallEnded, *, was_up: bool) -> bool:
+    """Whether a call has ended because the two sides found no path.
+
+    Both sides wait equally long, so it is chance who gives up first, and whose hang-up arrives.
+    """
+    match outcome.outcome, outcome.reason:
+        case _ if was_up:
+            return False
+        case call.CallOutcome.TIMED_OUT, reason:
+            return reason != "invite_timeout"
+        case call.CallOutcome.FAILED | call.CallOutcome.REMOTE_HANGUP, ("ice_failed" | "ice_timeout"):
+            return True
+    return False
 
 
 _REFUSED_NOW = {
@@ -111,10 +155,10 @@ def _explained(  # noqa: C901, PLR0911 - one row each
             return Exit.DENIED, "the peer has left the room: your right to use it may have ended"
         case call.CallOutcome.TIMED_OUT, "invite_timeout":
             return Exit.OFFLINE, "no answer; the bridge may not be running"
-        case (call.CallOutcome.TIMED_OUT, _) | (call.CallOutcome.FAILED, "ice_failed" | "ice_timeout"):
-            known = f" ({failure})" if failure else ""
-            found = f"signalling works, but no packets pass between the two sides{known}"
-            return Exit.NO_PATH, f"{found}; a TURN server on the homeserver (voip/turnServer) would relay them"
+        case call.CallOutcome.FAILED, Lack.RELAY:
+            return Exit.NO_PATH, failure
+        case call.CallOutcome.FAILED, reason if reason in set(Lack):
+            return Exit.RETRY, f"this machine lacks what a call needs: {failure}"
         case call.CallOutcome.FAILED, reason:
             return Exit.RETRY, f"the connection failed ({reason})"
         case _, "session_max":
@@ -142,15 +186,25 @@ _LIMITS = {
     "(invites_per_minute); try again in a minute, or let several connections share one call",
     "invites_per_minute_per_server": "users of your homeserver have called more than {} times within a minute, the "
     "most that those of one server may; try again in a minute",
-    "paused": "its admin has it take no calls now; try again later",
 }
+_LACKS = {
+    "paused": "its admin has it take no calls now; try again later",
+    Lack.PORTS: "all UDP ports that it may use for calls are taken (port_range); try again later, and tell its admin",
+    Lack.FILES: "too many files are open there; try again later, and tell its admin",
+    Lack.MEMORY: "it has no memory left; try again later, and tell its admin",
+    Lack.SOCKETS: "it can open no UDP socket now; try again later, and tell its admin",
+    Lack.RELAY: "it may use relays only, and no TURN server gives it one now; try again later, and tell its admin",
+}
+"""Those without a number."""
 
 
 def _busy(limit: str | None) -> str:
     """Say which limit is reached; ``limit`` is from the other side, and may be anything or nothing."""
     name, _, number = (limit or "").partition(" ")
     words = _LIMITS.get(name)
-    if words is None or not (name == "paused" or (number.isascii() and number.isdigit())):
+    if limit in _LACKS:
+        return f"the bridge refuses the call: {_LACKS[limit]}"
+    if words is None or not (number.isascii() and number.isdigit()):
         return "the bridge takes no more calls now; try again later"
     return f"the bridge refuses the call: {words.format(number)}"
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
 from mxrtc_bridge.client.calls.connection import (
+    MAX_NAMED,
+    NO_PACKETS,
+    NO_TURN,
     Connection,
     Use,
     check_finished,
     explain,
     only_service,
+    relay_words,
     report_connected,
 )
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
@@ -24,6 +29,7 @@ from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 PEER = UserId("@rtc_build:example.org")
@@ -38,9 +44,7 @@ PEER = UserId("@rtc_build:example.org")
         (call.CallOutcome.REJECTED, "unknown_error", Exit.RETRY),
         (call.CallOutcome.MEMBER_LEFT, "member_left", Exit.DENIED),
         (call.CallOutcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),
-        (call.CallOutcome.TIMED_OUT, "setup_timeout", Exit.NO_PATH),
-        (call.CallOutcome.FAILED, "ice_failed", Exit.NO_PATH),
-        (call.CallOutcome.FAILED, "ice_timeout", Exit.NO_PATH),
+        (call.CallOutcome.FAILED, "no_files", Exit.RETRY),
         (call.CallOutcome.FAILED, "homeserver", Exit.RETRY),
         (call.CallOutcome.REMOTE_HANGUP, "unknown_error", Exit.RETRY),
         (call.CallOutcome.LOCAL_HANGUP, "", Exit.RETRY),
@@ -116,6 +120,8 @@ def test_a_call_by_a_room_that_nobody_wanted_says_why(capsys: pytest.CaptureFixt
         ("invites_per_minute 30", "more than 30 times within a minute"),
         ("invites_per_minute_per_server 120", "more than 120 times within a minute"),
         ("paused", "its admin has it take no calls now"),
+        ("no_ports", "all UDP ports that it may use for calls are taken (port_range)"),
+        ("no_files", "too many files are open there"),
         (None, "the bridge takes no more calls now"),
         ("calls_per_user", "the bridge takes no more calls now"),
         ("calls_per_user {x}", "the bridge takes no more calls now"),
@@ -281,9 +287,55 @@ def test_a_stream_that_the_end_of_the_session_has_cut_says_why_the_session_has_e
     assert caught.value.code is Exit.INTEGRITY
 
 
-def test_what_our_side_knows_of_a_path_that_is_not_there_is_said() -> None:
-    failed = call.CallEnded(call.CallOutcome.FAILED, "ice_failed")
-    error = explain(failed, None, failure="no usable TURN server is configured")
-    assert error.code is Exit.NO_PATH
-    assert "between the two sides (no usable TURN server is configured);" in str(error)
-    assert "between the two sides;" in str(explain(failed, None))
+class EndedCall:
+    """A session and its links, as far as the end of a call asks them."""
+
+    bye = None
+    failure = "no path to the other side was found within 25 s"
+
+    def __init__(self, outcome: call.CallEnded, *, was_up: bool = False) -> None:
+        self.outcome = outcome
+        self.up = asyncio.Event()
+        if was_up:
+            self.up.set()
+
+
+def lost(outcome: call.CallOutcome, reason: str, *servers: IceServer, was_up: bool = False) -> ClientError:
+    ended = EndedCall(call.CallEnded(outcome, reason), was_up=was_up)
+    connection = Connection(PEER, ended, ended, relays=lambda: relay_words(servers))  # type: ignore[arg-type]
+    return connection.lost("build")
+
+
+WITHOUT_PATH = [
+    (call.CallOutcome.TIMED_OUT, "setup_timeout"),
+    (call.CallOutcome.FAILED, "ice_failed"),
+    (call.CallOutcome.FAILED, "ice_timeout"),
+    (call.CallOutcome.REMOTE_HANGUP, "ice_failed"),
+    (call.CallOutcome.REMOTE_HANGUP, "ice_timeout"),
+]
+
+
+def test_a_path_that_is_not_there_is_one_code_and_one_sentence_whichever_side_gives_up_first() -> None:
+    errors = [lost(*each) for each in WITHOUT_PATH]
+    assert {error.code for error in errors} == {Exit.NO_PATH}
+    assert {str(error) for error in errors} == {f"build: {NO_PACKETS}; {NO_TURN}"}
+
+
+@pytest.mark.parametrize(("outcome", "reason"), WITHOUT_PATH)
+def test_a_connection_that_was_up_can_be_had_again(outcome: call.CallOutcome, reason: str) -> None:
+    assert lost(outcome, reason, was_up=True).code is Exit.RETRY
+
+
+def test_where_there_is_a_turn_server_none_is_called_for() -> None:
+    uris = tuple(f"turn:turn{number}.example.org" for number in range(MAX_NAMED + 1))
+    said = str(lost(call.CallOutcome.FAILED, "ice_failed", IceServer(uris, "user", "secret")))
+    assert said.endswith(f"TURN servers, and none has relayed them: {', '.join(uris[:MAX_NAMED])} and 1 more")
+    assert "secret" not in said
+
+
+def test_what_our_own_machine_lacks_is_said() -> None:
+    error = explain(call.CallEnded(call.CallOutcome.FAILED, "no_relay"), None, failure="no usable TURN server")
+    assert (error.code, str(error)) == (Exit.NO_PATH, "no usable TURN server")
+    failed = call.CallEnded(call.CallOutcome.FAILED, "no_files")
+    said = str(explain(failed, None, failure="too many files are open"))
+    assert said == "this machine lacks what a call needs: too many files are open"
