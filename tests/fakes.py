@@ -10,9 +10,9 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
+from mxrtc_bridge.core.call.events import CandidateLine
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import RefusalCode
-from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.engine.ports import NoCounters
 
@@ -173,7 +173,7 @@ class FakePeer:
     def set_listener(self, listener: Any) -> None:
         self.listener = listener
 
-    async def late_candidates(self) -> tuple[Candidate, ...]:
+    async def late_candidates(self) -> tuple[CandidateLine, ...]:
         return ()
 
     def gathering_report(self) -> GatheringReport:

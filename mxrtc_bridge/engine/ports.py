@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core.access.targets import Target
-from mxrtc_bridge.core.call.events import CallMessage
+from mxrtc_bridge.core.call.events import CallMessage, CandidateLine
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
@@ -118,7 +118,7 @@ class PeerConnection(Protocol):
         """Take the filtered offer, gather, and return the SDP answer."""
         ...
 
-    async def late_candidates(self) -> tuple[Candidate, ...]:
+    async def late_candidates(self) -> tuple[CandidateLine, ...]:
         """Wait for candidates of ours that are in no description yet; none: there will be no more."""
         ...
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.call import values as call
-from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.call.events import CallMessage, Candidates, Invite
 from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
@@ -283,11 +283,17 @@ class Session:
     async def _create_offer(self) -> None:
         peer = await self._make_peer()
         self._driver.feed(call.OfferReady(await peer.create_offer()))
+        await self._tell_late_candidates(peer)
 
     async def _create_answer(self) -> None:
         assert self._offer is not None
         peer = await self._make_peer()
         self._driver.feed(call.AnswerReady(await peer.create_answer(self._offer)))
+        await self._tell_late_candidates(peer)
+
+    async def _tell_late_candidates(self, peer: PeerConnection) -> None:
+        while lines := await peer.late_candidates():
+            self._driver.feed(call.CandidatesFound(lines))
 
     def _apply_answer(self, sdp: str) -> None:
         assert self._peer is not None
@@ -330,7 +336,8 @@ class Session:
                 await self._signaller.send(self.route, self.local, message, step=step)
             except (HomeserverError, LocalError) as error:
                 self._seldom.warning(self.remote, "! %s not sent: %s", step, error, to=self._log)
-                self._driver.feed(call.SendFailed("homeserver"))
+                if not isinstance(message, Candidates):  # the call may come up without them
+                    self._driver.feed(call.SendFailed("homeserver"))
 
 
 _BEHIND: set[asyncio.Task[None]] = set()

@@ -17,8 +17,9 @@ from enum import Enum
 
 from aiortc import RTCCertificate
 
+from mxrtc_bridge.core.call.events import CandidateLine
 from mxrtc_bridge.core.errors import StateError, TransportError
-from mxrtc_bridge.core.webrtc.candidate import Candidate
+from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Setup, format_description
@@ -70,6 +71,7 @@ class DataPeerConnection:
         self._state = PeerState.NEW
         self._remote: Description | None = None
         self._dtls_server = False
+        self._mid = DEFAULT_MID
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -93,7 +95,7 @@ class DataPeerConnection:
         self._state = PeerState.DESCRIBED
         self._ice.ice_controlling = True
         await self._gather()
-        return self._describe(DescriptionType.OFFER, Setup.ACTPASS, DEFAULT_MID)
+        return self._describe(DescriptionType.OFFER, Setup.ACTPASS)
 
     async def create_answer(self, offer: Description) -> str:
         """Take the filtered offer, gather, and return the SDP answer.
@@ -104,17 +106,19 @@ class DataPeerConnection:
         """
         self._expect(PeerState.NEW)
         self._state = PeerState.DESCRIBED
+        self._mid = offer.mid
         # The answerer speaks first (RFC 8842 section 5.3) unless the offer insists.
         self._dtls_server = offer.setup is Setup.ACTIVE
         # A lite agent never controls (RFC 8445 section 6.1.1).
         self._ice.ice_controlling = offer.ice_lite
         self._apply_remote(offer)
         await self._gather()
-        return self._describe(DescriptionType.ANSWER, Setup.PASSIVE if self._dtls_server else Setup.ACTIVE, offer.mid)
+        return self._describe(DescriptionType.ANSWER, Setup.PASSIVE if self._dtls_server else Setup.ACTIVE)
 
-    async def late_candidates(self) -> tuple[Candidate, ...]:
+    async def late_candidates(self) -> tuple[CandidateLine, ...]:
         """Wait for local candidates that are in no description yet; none: there will be no more."""
-        return described_candidates(await self._ice.late_candidates())
+        found = described_candidates(await self._ice.late_candidates())
+        return tuple(CandidateLine(format_candidate(each), self._mid, 0) for each in found)
 
     def gathering_report(self) -> GatheringReport:
         """What came of asking the STUN and TURN servers, so far."""
@@ -144,9 +148,9 @@ class DataPeerConnection:
         if self._state is PeerState.CLOSED:
             raise TransportError("ice_failed", "the connection was closed while candidates were gathered")
 
-    def _describe(self, kind: DescriptionType, setup: Setup, mid: str) -> str:
+    def _describe(self, kind: DescriptionType, setup: Setup) -> str:
         description = Description(
-            mid=mid,
+            mid=self._mid,
             ufrag=self._ice.local_username,
             password=self._ice.local_password,
             ice_lite=False,

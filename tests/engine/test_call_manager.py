@@ -14,9 +14,21 @@ from dataclasses import replace
 import pytest
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Decision, Deny
-from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
+from mxrtc_bridge.core.call.events import (
+    Answer,
+    CallEvent,
+    CallMessage,
+    CandidateLine,
+    Candidates,
+    Hangup,
+    Invite,
+    Reject,
+    SelectAnswer,
+    Version,
+)
 from mxrtc_bridge.core.call.limits import BUSY_ANSWERS_A_MINUTE, STRANGERS_A_MINUTE, CallLimits
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
+from mxrtc_bridge.core.call.values import CallState
 from mxrtc_bridge.core.errors import HomeserverError, Lack, ResourceError, TransportError
 from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
@@ -60,6 +72,7 @@ class Peer(FakePeer):
         super().__init__(joined_peers()[2])
         self.fate = fate
         self.closed = False
+        self.late = [(CandidateLine("candidate:late", "0", 0),)] if fate == "late" else []
 
     async def create_answer(self, _offer: Description) -> str:
         if self.fate == "no ports":
@@ -70,6 +83,9 @@ class Peer(FakePeer):
             raise MemoryError
         return format_description(replace(DESCRIPTION, setup=Setup.ACTIVE), DescriptionType.ANSWER, session_id=2)
 
+    async def late_candidates(self) -> tuple[CandidateLine, ...]:
+        return self.late.pop(0) if self.late else ()
+
     def add_candidates(self, _candidates: object) -> None: ...
 
     async def connect(self) -> Path:
@@ -77,7 +93,7 @@ class Peer(FakePeer):
             raise TransportError("ice_failed", "no pair works")
         if self.fate == "raises":
             raise RuntimeError("a defect")
-        if self.fate == "hangs":
+        if self.fate in ("hangs", "late"):
             await asyncio.Event().wait()
         return Path(PathKind.DIRECT, "host", "host", "ipv4")
 
@@ -100,6 +116,7 @@ class Bridge:
         self.clock = LoopClock()
         self.sent: list[CallMessage] = []
         self.homeserver_down = False
+        self.refused: tuple[type[CallMessage], ...] = ()
         self.denied: set[UserId] = set()
         self.room_members: dict[RoomId, frozenset[UserId]] = {ROOM: frozenset({PEER, ALICE})}
         self.unconfirmed: set[UserId] = set()
@@ -157,7 +174,7 @@ class Bridge:
         return self.numbered
 
     async def send(self, _room: RoomId, _sender: UserId, message: CallMessage, *, step: str) -> None:
-        if self.homeserver_down:
+        if self.homeserver_down or isinstance(message, self.refused):
             raise HomeserverError("the homeserver is away")
         self.sent.append(message)
 
@@ -257,6 +274,25 @@ async def bridge() -> AsyncIterator[Bridge]:
 
 def connected(bridge: Bridge) -> Callable[[], bool]:
     return lambda: bool(bridge.manager.live.sessions) and bridge.manager.live.sessions[-1].connected_at is not None
+
+
+async def test_candidates_of_a_slow_server_follow_the_answer(bridge: Bridge) -> None:
+    bridge.fate = "late"
+    await bridge.invite()
+    await bridge.until(lambda: len(bridge.sent) == 2)
+    assert [type(message) for message in bridge.sent] == [Answer, Candidates]
+    assert bridge.sent[1] == Candidates(
+        CallId("c1"), PartyId("ours"), Version.V1, (CandidateLine("candidate:late", "0", 0),)
+    )
+
+
+async def test_call_goes_on_when_candidates_that_follow_cannot_be_sent(bridge: Bridge) -> None:
+    bridge.fate, bridge.refused = "late", (Candidates,)
+    await bridge.invite()
+    await bridge.until(lambda: len(bridge.sent) == 1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [session.state for session in bridge.manager.live.sessions] == [CallState.CONNECTING]
 
 
 async def test_invite_is_answered_and_ends_with_the_hangup(bridge: Bridge) -> None:

@@ -177,7 +177,10 @@ async def test_relay_that_comes_after_the_description_follows(coturn: Coturn) ->
         description = offer_of(await peer.create_offer())
         assert [candidate.type for candidate in description.candidates] == ["host"]
         assert not description.end_of_candidates
-        assert [candidate.type for candidate in await peer.late_candidates()] == ["relay"]
+        (line,) = await peer.late_candidates()
+        assert line.candidate.startswith("candidate:")
+        assert " typ relay " in line.candidate
+        assert (line.mid, line.m_line_index) == (description.mid, 0)
         assert await peer.late_candidates() == ()
         await peer.close()
 

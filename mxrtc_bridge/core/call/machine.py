@@ -12,7 +12,7 @@ file holds everything that affects transitions. Before a rule is looked up,
 
 Rules whose reason is not obvious:
 
-* *Answer and connect at once.* The caller's candidates may come later or never; ours are all in the answer.
+* *Answer and connect at once.* The caller's candidates may come later or never; of ours, those of slow servers follow.
 * *Refuse with* ``m.call.reject``. Clients ignore a hangup from a party that has not answered. Version 0 has only it.
 * *The first answer wins*; other parties learn it from ``m.call.select_answer``, which is also due for a reject.
 * *A negotiate is counted and ignored.* Our transport cannot restart ICE: an answer with the old credentials would
@@ -147,6 +147,7 @@ class CallMachine:
         self._candidates = RemoteCandidates(addresses)
         self._counts = CallCounts()
         self._effects: deque[values.Effect] = deque()
+        self._batches = 0
 
     @property
     def counts(self) -> CallCounts:
@@ -240,6 +241,11 @@ class CallMachine:
         taken = self._candidates.receive(message)
         if taken:
             self._effects.append(values.AddCandidates(taken))
+
+    def _send_candidates(self, _now: float, event: values.CandidatesFound) -> None:
+        self._batches += 1
+        message = events.Candidates(self._call_id, self._own_party(), self._version, event.lines)
+        self._effects.append(values.SendCallEvent(message, f"candidates {self._batches}"))
 
     def _connected(self, _now: float, _event: values.Connected) -> None:
         self._enter(CallState.CONNECTED, None)
@@ -411,7 +417,7 @@ _UNANSWERED: dict[Kind, Rule] = {
     **_ignored("a call has one invite", events.Invite),
     **_ignored("only a callee sends this", events.Answer, events.Reject),
     **_ignored("nothing is agreed yet", events.Negotiate),
-    **_refused(values.PlaceCall, values.OfferReady, values.Connected),
+    **_refused(values.PlaceCall, values.OfferReady, values.CandidatesFound, values.Connected),
 }
 _ESTABLISHED: dict[Kind, Rule] = {
     values.HangUp: Rule("hang up", _M._hang_up, _OVER),
@@ -422,6 +428,7 @@ _ESTABLISHED: dict[Kind, Rule] = {
 }
 _CONNECTING: dict[Kind, Rule] = {
     **_ESTABLISHED,
+    values.CandidatesFound: Rule("send them", _M._send_candidates),
     values.Connected: Rule("the call is up", _M._connected, (CallState.CONNECTED,)),
     values.TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
     values.CallTick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
@@ -432,6 +439,7 @@ _CONNECTED: dict[Kind, Rule] = {
         "hang up with ice_timeout, or as usual if the other side has ended it", _M._connection_lost, _OVER
     ),
     values.SendFailed: Rule("ignored: the peer connection does not need the homeserver"),
+    **_ignored("there is a path", values.CandidatesFound),
     **_ignored("no deadline", values.CallTick),
     **_refused(values.Connected),
 }
@@ -459,7 +467,7 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
         **_ignored("no deadline", values.CallTick),
         **_ignored("nothing was sent that this could mean", *values.REMOTE_KINDS),
         **_ONLY_CALLEE,
-        **_refused(values.OfferReady, values.Connected),
+        **_refused(values.OfferReady, values.CandidatesFound, values.Connected),
     },
     CallState.OFFERING: {
         values.OfferReady: Rule("send the invite", _M._send_invite, (CallState.INVITING,)),
@@ -467,9 +475,10 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
         values.CallTick: Rule("end; the offer took too long", _M._offer_late, _OVER),
         **_ignored("nothing was sent that this could mean", *values.REMOTE_KINDS),
         **_ONLY_CALLEE,
-        **_refused(values.PlaceCall, values.Connected),
+        **_refused(values.PlaceCall, values.CandidatesFound, values.Connected),
     },
     CallState.INVITING: {
+        values.CandidatesFound: Rule("send them", _M._send_candidates),
         events.Answer: Rule("send select_answer (v1), apply it, connect", _M._take_answer, (CallState.CONNECTING,)),
         events.Reject: Rule("send select_answer (v1), end", _M._rejected, _OVER),
         events.Hangup: Rule("end; some clients refuse so", _M._hung_up, _OVER),
@@ -486,7 +495,7 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
     },
     CallState.CONNECTING: {
         **_CONNECTING,
-        values.SendFailed: Rule("ignored: only select_answer is on its way, and the call can do without"),
+        values.SendFailed: Rule("ignored: what is on its way now, the call can do without"),
         **_CALLER_ESTABLISHED,
     },
     CallState.CONNECTED: {**_CONNECTED, **_CALLER_ESTABLISHED},
@@ -508,7 +517,13 @@ _CALLEE: dict[CallState, dict[Kind, Rule]] = {
             events.Negotiate,
         ),
         **_refused(
-            values.PlaceCall, values.OfferReady, values.Admitted, values.Refused, values.AnswerReady, values.Connected
+            values.PlaceCall,
+            values.OfferReady,
+            values.Admitted,
+            values.Refused,
+            values.AnswerReady,
+            values.CandidatesFound,
+            values.Connected,
         ),
     },
     CallState.ADMITTING: {

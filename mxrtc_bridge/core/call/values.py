@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import get_args
 
-from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, Invite
+from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, CandidateLine, Invite
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.candidate import Candidate
 
@@ -88,16 +88,23 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class OfferReady:
-    """Our offer is complete; answers :class:`CreateOffer`."""
+    """Our offer is made; answers :class:`CreateOffer`."""
 
     sdp: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerReady:
-    """Our answer is complete; answers :class:`CreateAnswer`."""
+    """Our answer is made; answers :class:`CreateAnswer`."""
 
     sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesFound:
+    """Candidates of ours that are not in the description that went out, from servers that answer late; not none."""
+
+    lines: tuple[CandidateLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ class CallTick:
     """Time has passed; sent at the latest when the deadline has come."""
 
 
-_Step = PlaceCall | Admitted | Refused | OfferReady | AnswerReady | Connected
+_Step = PlaceCall | Admitted | Refused | OfferReady | AnswerReady | CandidatesFound | Connected
 _End = SendFailed | TransportFailed | HangUp | MemberLeft | CallTick
 Event = Remote | _Step | _End
 
@@ -163,12 +170,12 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class CreateOffer:
-    """Make a peer connection and an offer with all candidates; answer with :class:`OfferReady`."""
+    """Make a peer connection and an offer; answer with :class:`OfferReady`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateAnswer:
-    """Make a peer connection for the offer ``sdp`` and an answer with all candidates; :class:`AnswerReady` follows."""
+    """Make a peer connection for the offer ``sdp`` and an answer; :class:`AnswerReady` follows."""
 
     sdp: str
 

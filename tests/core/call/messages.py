@@ -159,6 +159,7 @@ SAMPLES: dict[Kind, call.Event | CallMessage] = {
             call.Refused("no"),
             call.OfferReady("o"),
             call.AnswerReady("a"),
+            call.CandidatesFound(lines(1)),
             call.Connected(),
         ),
         *(call.SendFailed("homeserver"), call.TransportFailed("ice_failed"), call.HangUp(), call.MemberLeft()),

@@ -5,11 +5,22 @@ In all stories our side is a virtual user and the other side is Alice; the calle
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.core.call.events import Answer, CallMessage, CandidateLine, Hangup, Invite, Reject, SelectAnswer
+from mxrtc_bridge.core.call.events import (
+    Answer,
+    CallMessage,
+    CandidateLine,
+    Candidates,
+    Hangup,
+    Invite,
+    Reject,
+    SelectAnswer,
+    Version,
+)
 from mxrtc_bridge.core.call.machine import MAX_EARLY_PARTIES, TABLES, CallMachine
 from mxrtc_bridge.core.call.values import (
     CALL_LIFETIME_MS,
@@ -24,6 +35,7 @@ from mxrtc_bridge.core.call.values import (
     CallOutcome,
     CallRole,
     CallState,
+    CandidatesFound,
     ClosePeer,
     Connect,
     Connected,
@@ -105,6 +117,33 @@ def test_candidates_that_come_before_the_answer_are_kept_for_it(state: CallState
     assert bench.hear(candidates(1, start=2)) == []
     assert bench.feed(AnswerReady("our answer")) == [OUR_ANSWER, taken(3), Connect()]
     assert bench.hear(candidates(1, start=3)) == [taken(1, start=3)]
+
+
+@pytest.mark.parametrize(
+    ("bench", "version", "party"),
+    [
+        (caller(CallState.INVITING), V1, PEER_PARTY),
+        (caller(CallState.CONNECTING), V1, PEER_PARTY),
+        (caller(CallState.CONNECTING, V0), V0, None),
+        (callee(CallState.CONNECTING), V1, PEER_PARTY),
+        (callee(CallState.CONNECTING, V0), V0, None),
+    ],
+)
+def test_candidates_that_are_found_late_are_sent_each_batch_as_a_step_of_its_own(
+    bench: Bench, version: Version, party: PartyId | None
+) -> None:
+    found = [(CandidateLine(f"candidate:{number}", "0", 0),) for number in (1, 2)]
+    effects = [effect for batch in found for effect in bench.feed(CandidatesFound(batch))]
+    assert effects == [
+        SendCallEvent(Candidates(CALL, party, version, found[0]), "candidates 1"),
+        SendCallEvent(Candidates(CALL, party, version, found[1]), "candidates 2"),
+    ]
+
+
+@pytest.mark.parametrize("start", [caller, callee])
+def test_candidates_that_are_found_when_there_is_a_path_are_not_sent(start: Callable[[CallState], Bench]) -> None:
+    bench = start(CallState.CONNECTED)
+    assert bench.feed(CandidatesFound((CandidateLine("candidate:1", "0", 0),))) == []
 
 
 @pytest.mark.parametrize("selected", [PEER_PARTY, None])
