@@ -29,6 +29,7 @@ from mxrtc_bridge.core.errors import (
 )
 from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.clock import Clock
@@ -144,6 +145,10 @@ class Session:
     @property
     def state(self) -> call.CallState:
         return self._machine.state
+
+    def gathering_report(self) -> GatheringReport:
+        """What came of asking the STUN and TURN servers, so far."""
+        return GatheringReport() if self._peer is None else self._peer.gathering_report()
 
     def feed(self, event: call.Event) -> None:
         """Hand an event to the call, at once; before :meth:`run` has begun it waits for it, in order."""

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from mxrtc_bridge.client.calls.connection import Connection, relay_words
+from mxrtc_bridge.client.calls.connection import Connection
 from mxrtc_bridge.client.calls.device import (
     DeviceCalls,
     NoDeviceError,
@@ -331,7 +331,7 @@ class Caller:
         self._session = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
-        return _Placed(session, running, Connection(peer, session, links, device, self._relays), outgoing)
+        return _Placed(session, running, Connection(peer, session, links, device, self._no_servers), outgoing)
 
     async def _end(self, placed: _Placed) -> None:
         """Hang up in order, as far as that goes quickly."""
@@ -428,11 +428,11 @@ class Caller:
         assert self._turn is not None
         return await self._turn
 
-    def _relays(self) -> str:
+    def _no_servers(self) -> str:
         if self._turn is None or not self._turn.done() or self._turn.cancelled():
             return "the homeserver has not said in time which TURN servers there are"
         error = self._turn.exception()
-        return relay_words(self._turn.result()) if error is None else f"no TURN servers are known: {error}"
+        return "" if error is None else f"no TURN servers are known: {error}"
 
     async def _receive(self) -> None:
         try:

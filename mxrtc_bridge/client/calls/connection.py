@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -21,16 +21,14 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
+from mxrtc_bridge.core.webrtc.gathering_words import relay_words
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 LIST_TIMEOUT_S = 10.0
-MAX_NAMED = 6
-"""TURN servers that are named in a sentence."""
 
 
 class Connection:
@@ -42,7 +40,7 @@ class Connection:
         session: Session,
         links: ClientChannels,
         device: DeviceIdentity | None = None,
-        relays: Callable[[], str] = lambda: NO_TURN,
+        no_servers: Callable[[], str] = str,
     ) -> None:
         self.peer = peer
         self.links = links
@@ -54,7 +52,8 @@ class Connection:
         """Our clock and the peer's, in milliseconds since 1970, when it last said something by its device."""
         self.why_by_room = ""
         """Why it did not go by a device, if nobody wanted that."""
-        self._relays = relays
+        self._no_servers = no_servers
+        """Says why no list of TURN servers was had; nothing where there was one."""
         self._session = session
 
     @property
@@ -67,6 +66,8 @@ class Connection:
         assert self._session.outcome is not None
         if is_without_path(self._session.outcome, was_up=self.links.up.is_set()):
             return self.without_path(name)
+        if self._session.outcome.reason == Lack.RELAY:
+            return ClientError(Exit.NO_PATH, f"{name}: only relays may be used, and {self._relays()}")
         why = explain(self._session.outcome, self.links.bye, self.clocks, self._session.failure)
         return ClientError(why.code, f"{name}: {why}", defect=why.defect)
 
@@ -74,18 +75,11 @@ class Connection:
         """Say that no packets pass; the words are the same whichever side has given up first."""
         return ClientError(Exit.NO_PATH, f"{name}: {NO_PACKETS}; {self._relays()}")
 
+    def _relays(self) -> str:
+        return self._no_servers() or relay_words(self._session.gathering_report())
+
 
 NO_PACKETS = "signalling works, but no packets pass between the two sides"
-NO_TURN = "the homeserver gives no TURN server (voip/turnServer), which would relay them"
-
-
-def relay_words(servers: Sequence[IceServer]) -> str:
-    """Say what TURN servers are there, never that one would help where there is one."""
-    uris = [uri for server in servers for uri in server.turn_urls]
-    if not uris:
-        return NO_TURN
-    more = f" and {len(uris) - MAX_NAMED} more" if len(uris) > MAX_NAMED else ""
-    return f"the homeserver gives TURN servers, and none has relayed them: {', '.join(uris[:MAX_NAMED])}{more}"
 
 
 def is_without_path(outcome: call.CallEnded, *, was_up: bool) -> bool:
@@ -155,8 +149,6 @@ def _explained(  # noqa: C901, PLR0911 - one row each
             return Exit.DENIED, "the peer has left the room: your right to use it may have ended"
         case call.CallOutcome.TIMED_OUT, "invite_timeout":
             return Exit.OFFLINE, "no answer; the bridge may not be running"
-        case call.CallOutcome.FAILED, Lack.RELAY:
-            return Exit.NO_PATH, failure
         case call.CallOutcome.FAILED, reason if reason in set(Lack):
             return Exit.RETRY, f"this machine lacks what a call needs: {failure}"
         case call.CallOutcome.FAILED, reason:

@@ -8,15 +8,12 @@ import json
 import pytest
 
 from mxrtc_bridge.client.calls.connection import (
-    MAX_NAMED,
     NO_PACKETS,
-    NO_TURN,
     Connection,
     Use,
     check_finished,
     explain,
     only_service,
-    relay_words,
     report_connected,
 )
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
@@ -28,8 +25,9 @@ from mxrtc_bridge.core.ids import DeviceId, ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
+from mxrtc_bridge.core.webrtc.gathering_words import NO_TURN
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
-from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 PEER = UserId("@rtc_build:example.org")
@@ -299,10 +297,13 @@ class EndedCall:
         if was_up:
             self.up.set()
 
+    def gathering_report(self) -> GatheringReport:
+        return GatheringReport()
 
-def lost(outcome: call.CallOutcome, reason: str, *servers: IceServer, was_up: bool = False) -> ClientError:
+
+def lost(outcome: call.CallOutcome, reason: str, *, was_up: bool = False, no_servers: str = "") -> ClientError:
     ended = EndedCall(call.CallEnded(outcome, reason), was_up=was_up)
-    connection = Connection(PEER, ended, ended, relays=lambda: relay_words(servers))  # type: ignore[arg-type]
+    connection = Connection(PEER, ended, ended, no_servers=lambda: no_servers)  # type: ignore[arg-type]
     return connection.lost("build")
 
 
@@ -326,16 +327,17 @@ def test_a_connection_that_was_up_can_be_had_again(outcome: call.CallOutcome, re
     assert lost(outcome, reason, was_up=True).code is Exit.RETRY
 
 
-def test_where_there_is_a_turn_server_none_is_called_for() -> None:
-    uris = tuple(f"turn:turn{number}.example.org" for number in range(MAX_NAMED + 1))
-    said = str(lost(call.CallOutcome.FAILED, "ice_failed", IceServer(uris, "user", "secret")))
-    assert said.endswith(f"TURN servers, and none has relayed them: {', '.join(uris[:MAX_NAMED])} and 1 more")
-    assert "secret" not in said
+def test_a_homeserver_that_does_not_say_which_turn_servers_there_are_is_named() -> None:
+    said = str(lost(call.CallOutcome.FAILED, "ice_failed", no_servers="no TURN servers are known: it is away"))
+    assert said == f"build: {NO_PACKETS}; no TURN servers are known: it is away"
+
+
+def test_that_no_relay_is_there_is_no_path() -> None:
+    error = lost(call.CallOutcome.FAILED, "no_relay")
+    assert (error.code, str(error)) == (Exit.NO_PATH, f"build: only relays may be used, and {NO_TURN}")
 
 
 def test_what_our_own_machine_lacks_is_said() -> None:
-    error = explain(call.CallEnded(call.CallOutcome.FAILED, "no_relay"), None, failure="no usable TURN server")
-    assert (error.code, str(error)) == (Exit.NO_PATH, "no usable TURN server")
     failed = call.CallEnded(call.CallOutcome.FAILED, "no_files")
     said = str(explain(failed, None, failure="too many files are open"))
     assert said == "this machine lacks what a call needs: too many files are open"

@@ -1,0 +1,47 @@
+"""The sentence says of each TURN server what it did, and calls for one only where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
+from mxrtc_bridge.core.webrtc.gathering_words import MAX_NAMED, NO_TURN, outcome_words, relay_words
+
+TURN = "turn:turn.example.org:3478?transport=udp"
+TURNS = "turns:turn.example.org:443?transport=tcp"
+
+
+def words(*attempts: ServerAttempt, unusable: tuple[str, ...] = ()) -> str:
+    return relay_words(GatheringReport(attempts=attempts, unusable=unusable))
+
+
+def test_a_turn_server_is_called_for_only_where_there_is_none() -> None:
+    assert words() == NO_TURN
+    assert words(ServerAttempt("stun:stun.example.org:3478", ServerOutcome.OK)) == NO_TURN
+    for outcome in ServerOutcome:
+        assert "would relay" not in words(ServerAttempt(TURN, outcome))
+    assert words(unusable=("turns:x?transport=udp",)).startswith("no TURN server relays them: turns:x?transport=udp ca")
+
+
+def test_each_server_is_named_with_what_it_did() -> None:
+    said = words(ServerAttempt(TURN, ServerOutcome.TIMED_OUT), ServerAttempt(TURNS, ServerOutcome.CERTIFICATE))
+    trusted = "has a certificate that this machine does not trust"
+    assert said == f"no TURN server relays them: {TURN} does not answer, {TURNS} {trusted}"
+
+
+def test_a_server_that_relays_is_not_blamed() -> None:
+    said = words(ServerAttempt(TURN, ServerOutcome.TIMED_OUT), ServerAttempt(TURNS, ServerOutcome.OK))
+    assert said.startswith(f"{TURNS} gives this side a relayed address, and nothing")
+    assert TURN not in said
+
+
+def test_the_sentence_has_an_end() -> None:
+    said = words(*(ServerAttempt(f"turn:{number}", ServerOutcome.QUOTA) for number in range(MAX_NAMED + 2)))
+    assert said.endswith(", and 2 more")
+    assert f"turn:{MAX_NAMED}" not in said
+
+
+@pytest.mark.parametrize("outcome", list(ServerOutcome))
+def test_every_outcome_has_words_of_its_own(outcome: ServerOutcome) -> None:
+    said = outcome_words(ServerAttempt(TURN, outcome, "error 403"))
+    assert (said == "fails: error 403") is (outcome is ServerOutcome.FAILED)
