@@ -22,7 +22,7 @@ from typing import Protocol
 from aioice import stun
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
-from mxrtc_bridge.core.errors import Lack, ResourceError, lack_of
+from mxrtc_bridge.core.errors import Lack, ResourceError, TransportError, lack_of
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
@@ -88,8 +88,12 @@ class Gathering:
             unusable=self._plan.ignored,
         )
 
-    async def run(self) -> list[Candidate]:
+    async def run(self, *, patient: bool = True) -> list[Candidate]:
         """Return the local candidates for the description; afterwards servers may still be asked.
+
+        Args:
+            patient: whether a description without any waits for the first as long as servers are asked. That of an
+                answer must not, as callers take silence for somebody who is not there: then it has none.
 
         Raises:
             ResourceError: there is not a single one; the text says why.
@@ -106,22 +110,29 @@ class Gathering:
             await self._wait(lambda: not self._missing or self.is_over, self._settings.gather_timeout_s)
             if not self._missing:
                 await self._wait(lambda: self.is_over, STRAGGLER_S)
-            await self._wait(lambda: bool(self._found) or self.is_over, self._settings.servers_timeout_s)
+            if patient and problem is None:
+                await self._wait(lambda: bool(self._found) or self.is_over, self._settings.servers_timeout_s)
         except BaseException:
             await self.stop()
             raise
-        if not self._missing or not self._found or self.is_over:
+        if not self._missing or problem is not None or self.is_over:
             await self._finish()
-        if not self._found:
+        if not self._found and self.is_over:
             raise problem or ResourceError(Lack.RELAY, self._no_relay_text())
         return self._untold()
 
     async def late(self) -> list[Candidate]:
-        """Wait for candidates that :meth:`run` did not return, nor this method before; none: there will be no more."""
+        """Wait for candidates that :meth:`run` did not return, nor this method before; none: there will be no more.
+
+        Raises:
+            TransportError: ``ice_failed``, there is not a single one in the end.
+        """
         await self._wait(lambda: len(self._found) > self._told or self.is_over, self._settings.servers_timeout_s)
         await self._wait(lambda: self.is_over, BATCH_S)
         if not self._missing or self.is_over:
             await self._finish()
+        if not self._found and self._asking is not None and not self._asking.cancelled():
+            raise TransportError("ice_failed", self._no_relay_text())
         return self._untold()
 
     async def _finish(self) -> None:

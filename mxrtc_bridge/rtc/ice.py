@@ -118,8 +118,11 @@ class IceConnection(Connection):
 
     # Gathering and candidates
 
-    async def gather_candidates(self) -> None:
+    async def gather_candidates(self, *, patient: bool = True) -> None:
         """Gather local candidates; call once.
+
+        Args:
+            patient: see :meth:`mxrtc_bridge.rtc.gathering.Gathering.run`.
 
         Raises:
             ResourceError: there is none; the text says why.
@@ -128,7 +131,7 @@ class IceConnection(Connection):
             return
         self._local_candidates_start = True
         try:
-            self._local_candidates += await self._gathering.run()
+            self._local_candidates += await self._gathering.run(patient=patient)
         finally:
             if self._closing:
                 await self.close()

@@ -94,7 +94,7 @@ class DataPeerConnection:
         self._expect(PeerState.NEW)
         self._state = PeerState.DESCRIBED
         self._ice.ice_controlling = True
-        await self._gather()
+        await self._gather(patient=True)
         return self._describe(DescriptionType.OFFER, Setup.ACTPASS)
 
     async def create_answer(self, offer: Description) -> str:
@@ -112,7 +112,7 @@ class DataPeerConnection:
         # A lite agent never controls (RFC 8445 section 6.1.1).
         self._ice.ice_controlling = offer.ice_lite
         self._apply_remote(offer)
-        await self._gather()
+        await self._gather(patient=False)
         return self._describe(DescriptionType.ANSWER, Setup.PASSIVE if self._dtls_server else Setup.ACTIVE)
 
     async def late_candidates(self) -> tuple[CandidateLine, ...]:
@@ -143,8 +143,8 @@ class DataPeerConnection:
         self._ice.remote_password = remote.password
         self.add_candidates(remote.candidates)
 
-    async def _gather(self) -> None:
-        await self._ice.gather_candidates()
+    async def _gather(self, *, patient: bool) -> None:
+        await self._ice.gather_candidates(patient=patient)
         if self._state is PeerState.CLOSED:
             raise TransportError("ice_failed", "the connection was closed while candidates were gathered")
 

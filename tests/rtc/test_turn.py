@@ -16,6 +16,8 @@ import pytest
 import pytest_asyncio
 from aioice import stun
 
+from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.webrtc.candidate import parse_candidate
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
@@ -23,7 +25,7 @@ from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.turn import outcome_of
 from tests.certificates import make_certificate
-from tests.rtc.peers import Pair, answer_of, make_peer, offer_of
+from tests.rtc.peers import ANYWHERE, Pair, answer_of, make_peer, offer_of
 from tests.rtc.test_gathering import names
 from tests.rtc.test_interfaces import free_range
 
@@ -207,6 +209,34 @@ async def test_relay_is_waited_for_beyond_the_deadline_of_a_description_when_the
         peer = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2)
         assert "typ relay" in await peer.create_offer()
         await peer.close()
+
+
+async def test_answer_does_not_wait_for_a_slow_relay_but_is_followed_by_it(coturn: Coturn) -> None:
+    async with far_away(coturn.port, 0.6) as port:
+        plan = ServerPlan(turn=(TurnServer("127.0.0.1", port, "tcp", False, "user", "secret"),))
+        caller = make_peer()
+        callee = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2)
+        answer = answer_of(await callee.create_answer(offer_of(await caller.create_offer())))
+        assert answer.candidates == ()
+        caller.apply_answer(answer)
+        connecting = asyncio.gather(caller.connect(), callee.connect())
+        (line,) = await callee.late_candidates()
+        candidate = parse_candidate(line.candidate, ANYWHERE)
+        assert candidate is not None
+        caller.add_candidates([candidate])
+        assert [path.kind for path in await connecting] == [PathKind.RELAYED, PathKind.RELAYED]
+        await asyncio.gather(caller.close(), callee.close())
+
+
+async def test_answer_without_a_relay_in_the_end_fails_with_the_reason() -> None:
+    with silent("tcp") as port:
+        plan = ServerPlan(turn=(TurnServer("127.0.0.1", port, "tcp", False, "user", "secret"),))
+        caller = make_peer()
+        callee = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=0.1, servers_timeout_s=0.4)
+        await callee.create_answer(offer_of(await caller.create_offer()))
+        with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address within 0\.4 s"):
+            await callee.late_candidates()
+        await asyncio.gather(caller.close(), callee.close())
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
