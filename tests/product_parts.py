@@ -130,7 +130,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sctp/fuzz.py": "_receiver _settings",
         "sctp/hostile.py": "_receiver _sender",
         "sctp/test_bbr.py": "_model",
-        "sctp/test_channels.py": "_max_channels _receiver",
+        "sctp/test_channels.py": "_max_channels _receiver _sender",
         "sctp/test_flow.py": "_beyond _congestion _path _queue _receiver _sender _streams",
         "sctp/test_handshake.py": "_drawn _writer _zero",
         "sctp/test_limits.py": "_congestion _gaps _receiver _sender _window _writer",

@@ -173,12 +173,31 @@ class Association(Inbound):
         """End what we send on a stream after what is queued on it; ``ResetDone`` follows (RFC 6525)."""
         if self._state is AssociationState.ENDED:
             return
+        if stream >= self._outbound_streams:
+            self._events.append(ResetDone(stream, accepted=False))  # we can send nothing on it
+            return
         out = self._stream(stream)
         if out.resetting:
             return
         out.resetting = True
         if not out.active:
             self._sender.scheduler.drained.append(out)
+
+    def is_carried_out(self, stream: int) -> bool:
+        """Take our reset of a stream for carried out, as the other side has shown; no ``ResetDone`` follows then.
+
+        Returns:
+            False if the other side was not asked yet, so that it can have shown nothing.
+        """
+        if self._reconfiguration is None or not self._reconfiguration.take_for_answered(stream):
+            return False
+        self._streams.pop(stream, None)
+        return True
+
+    def set_aside(self, count: int) -> None:
+        """Say that so many messages more (or less) wait after they were polled: each costs memory beyond its bytes."""
+        if self._receiver is not None:
+            self._receiver.set_aside(count)
 
     def consumed(self, size: int) -> None:
         """Say that ``size`` bytes of received messages have left the memory of the application."""

@@ -5,18 +5,23 @@ numbers, the server with odd ones, so both may open at any time without asking. 
 side answers with a reset of its own, and then the number is free (RFC 8831 section 6.7). It rests nevertheless: as long
 as the answer to its reset is on its way, or lost, the other side may take the number for used.
 
+What is done with a number when something happens to it stands in a table (:mod:`mxrtc_bridge.sctp.stream_states`).
+What comes for the next channel of a number before this one has ended waits, and is charged to the window as that of any
+slow reader; if it shows that our request was carried out, it stands for the answer that was lost.
+
 A machine around the association: drive the association as its module says, but poll events here.
 What it guards against: more channels than allowed (reset at once; twice as many abort), data on streams without a
 channel (dropped, and given back to the window). A message of a channel that breaks the protocol, be it an OPEN that
 cannot be read or stands where a channel is, or text that is not UTF-8, resets that channel and no other (RFC 8832
 section 6).
+
+One file: every step changes the same few fields of a number, and what is told of it must be in the order of the steps.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
 from mxrtc_bridge.core.errors import StateError
@@ -33,13 +38,14 @@ from mxrtc_bridge.sctp.events import (
     SendSpace,
     StreamReset,
 )
+from mxrtc_bridge.sctp.stream_states import STEPS, StreamAction, StreamInput, StreamState
 
 _DCEP = 50
 _TEXT = 51
 _BINARY = 53
 _EMPTY_TEXT = 56
 _EMPTY_BINARY = 57
-_MAX_EARLY = 64
+_OPEN = StreamState.OPEN
 _UNREADABLE = OpenMessage("", "")
 _EMPTY = b"\0"
 """SCTP has no empty messages: one byte that is ignored stands for it (RFC 8831 section 6.6)."""
@@ -103,29 +109,24 @@ ChannelEvent = (
 )
 
 
-class ChannelState(Enum):
-    """A channel; both directions together."""
+class _Stream:
+    """A stream number that is not free, and its channel.
 
-    OPENING = "opening"
-    """We sent OPEN; messages may follow, but in order."""
-    OPEN = "open"
-    CLOSING = "closing"
-    """Our direction is being reset, or theirs was and ours will be."""
+    Attributes:
+        opened: names and kind of the channel.
+        awaits_ack: we sent OPEN; messages may follow, but in order.
+        unread: bytes handed on and not yet given back.
+        early: what came after their reset, and is of the next channel with this number.
+    """
 
+    __slots__ = ("awaits_ack", "early", "opened", "state", "unread")
 
-class _Channel:
-    """What is known of one channel."""
-
-    __slots__ = ("early", "opened", "ours_reset", "state", "theirs_reset", "unread")
-
-    def __init__(self, opened: OpenMessage, state: ChannelState) -> None:
+    def __init__(self, opened: OpenMessage, state: StreamState = _OPEN, *, awaits_ack: bool = False) -> None:
         self.opened = opened
         self.state = state
-        self.ours_reset = False
-        self.theirs_reset = False
+        self.awaits_ack = awaits_ack
         self.unread = 0
         self.early: list[MessageReceived | StreamReset] = []
-        """Came after their reset: of the next channel with this number, whose OPEN overtook the answer to our reset."""
 
 
 class DataChannels:
@@ -140,15 +141,16 @@ class DataChannels:
     def __init__(self, association: Association, *, dtls_client: bool, max_channels: int = 512) -> None:
         self._association = association
         self._max_channels = max_channels
-        self._channels: dict[int, _Channel] = {}
+        self._streams: dict[int, _Stream] = {}
         self._events: deque[ChannelEvent] = deque()
         self._next_number = 0 if dtls_client else 1
         self._parity = self._next_number
         self._resting: deque[int] = deque()
+        self._waited: deque[MessageReceived | StreamReset] = deque()  # for a number that is free now
         self._ended = False
 
     def __len__(self) -> int:
-        return len(self._channels)
+        return len(self._streams)
 
     # Calls
 
@@ -170,12 +172,12 @@ class DataChannels:
         size = len(opened.label.encode()) + len(opened.protocol.encode())
         if size > dcep.MAX_NAME:
             raise StateError(f"channel names of {size} bytes; the limit is {dcep.MAX_NAME}")
-        if len(self._channels) >= self._max_channels:
+        if len(self._streams) >= self._max_channels:
             raise StateError(f"{self._max_channels} channels are open; that is the limit for one connection")
         if negotiated is not None:
-            if negotiated in self._channels:
+            if negotiated in self._streams:
                 raise StateError(f"channel {negotiated} is in use")
-            self._channels[negotiated] = _Channel(opened, ChannelState.OPEN)
+            self._streams[negotiated] = _Stream(opened)
             return negotiated
         number = self._free_number()
         self._association.send(now, number, _DCEP, dcep.format_open(opened))
@@ -183,12 +185,12 @@ class DataChannels:
             self._next_number += 2
         else:
             self._resting.popleft()
-        self._channels[number] = _Channel(opened, ChannelState.OPENING)
+        self._streams[number] = _Stream(opened, awaits_ack=True)
         return number
 
     def _free_number(self) -> int:
         """Return the number of the next channel: one that was never used, else the one that has rested longest."""
-        while self._next_number in self._channels:
+        while self._next_number in self._streams:
             self._next_number += 2
         if self._next_number < self._association.outbound_streams:
             return self._next_number
@@ -203,8 +205,8 @@ class DataChannels:
         Raises:
             StateError: the channel is closing or closed, or the message does not fit (see ``Association.send``).
         """
-        entry = self._channels.get(channel)
-        if entry is None or entry.state is ChannelState.CLOSING:
+        entry = self._streams.get(channel)
+        if entry is None or entry.state is not _OPEN:
             raise StateError(f"channel {channel} is closed")
         opened = entry.opened
         if isinstance(message, str):
@@ -220,14 +222,14 @@ class DataChannels:
             ppid,
             data,
             # RFC 8832 section 6: nothing may overtake the OPEN.
-            ordered=opened.ordered or entry.state is ChannelState.OPENING,
+            ordered=opened.ordered or entry.awaits_ack,
             lifetime=opened.lifetime,
             max_retransmissions=opened.max_retransmissions,
         )
 
     def consumed(self, channel: int, size: int) -> None:
         """Say that ``size`` bytes that came on a channel have left the memory of the application."""
-        entry = self._channels.get(channel)
+        entry = self._streams.get(channel)
         if entry is None:
             return  # given back when the channel closed
         size = min(size, entry.unread)
@@ -236,14 +238,11 @@ class DataChannels:
 
     def close(self, channel: int) -> None:
         """Close a channel after what is queued on it; ``ChannelClosed`` follows."""
-        entry = self._channels.get(channel)
-        if entry is not None and entry.state is not ChannelState.CLOSING:
-            entry.state = ChannelState.CLOSING
-            self._association.reset(channel)
+        self._step(channel, StreamInput.CLOSE)
 
     def describe(self, channel: int) -> OpenMessage | None:
         """Return the names and the kind of a channel, or None if there is no such channel."""
-        entry = self._channels.get(channel)
+        entry = self._streams.get(channel)
         return entry.opened if entry is not None else None
 
     # Events
@@ -251,23 +250,27 @@ class DataChannels:
     def poll_event(self) -> ChannelEvent | None:
         """Return the next event, or None."""
         while not self._events:
-            event = self._association.poll_event()
+            event = self._next_event()
             if event is None:
                 return None
-            try:
-                if type(event) is MessageReceived:
-                    message = self._receive(event)
-                    if message is not None:
-                        return message
-                else:
-                    self._take(event)
-            except MalformedError as error:
-                self._association.abort(f"the other side broke the protocol: {error}", "violation")
+            if type(event) is MessageReceived:
+                message = self._receive(event)
+                if message is not None:
+                    return message
+            else:
+                self._take(event)
         return self._events.popleft()
+
+    def _next_event(self) -> Event | None:
+        if self._waited:
+            self._association.set_aside(-1)
+            return self._waited.popleft()
+        return self._association.poll_event()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, StreamReset):
-            self._their_reset(event.stream)
+            if StreamAction.KEEP in self._step(event.stream, StreamInput.THEIR_RESET):
+                self._keep(event)
         elif isinstance(event, ResetDone):
             self._our_reset(event.stream)
         elif isinstance(event, Established):
@@ -279,25 +282,56 @@ class DataChannels:
             assert isinstance(event, SendSpace)
             self._events.append(event)
 
+    def _step(
+        self, number: int, happens: StreamInput, opened: OpenMessage = _UNREADABLE, reason: str = ""
+    ) -> tuple[StreamAction, ...]:
+        """Take a step of the table; return its actions, those with a message are still to be done."""
+        stream = self._streams.get(number)
+        state, actions = STEPS[stream.state if stream is not None else StreamState.FREE, happens]
+        if stream is not None:
+            stream.state = state
+        elif state is not StreamState.FREE:
+            self._add(number, _Stream(opened, state))
+        for action in actions:
+            if action is StreamAction.OFFER:
+                self._offer(number, opened)
+            elif action is StreamAction.RESET:
+                self._association.reset(number)
+            elif action is StreamAction.TELL_CLOSING:
+                self._events.append(ChannelClosing(number))
+            elif action is StreamAction.TELL_REFUSED:
+                self._events.append(ChannelRefused(number, reason))
+            elif action is StreamAction.TELL_CLOSED:
+                self._forget(number)
+        return actions
+
+    def _add(self, number: int, stream: _Stream) -> None:
+        self._streams[number] = stream
+        if len(self._streams) > 2 * self._max_channels:
+            self._association.abort("the other side opens channels faster than refusals can be told", "violation")
+
+    def _offer(self, number: int, opened: OpenMessage) -> None:
+        if len(self._streams) > self._max_channels or number >= self._association.outbound_streams:
+            self.close(number)
+            return
+        self._association.reply(number, _DCEP, dcep.ACK)
+        self._events.append(ChannelOffered(number, opened))
+
     def _receive(self, event: MessageReceived) -> ChannelMessage | None:
         number, ppid, data = event
-        entry = self._channels.get(number)
-        size = len(data)
-        if entry is not None and entry.theirs_reset:
-            if len(entry.early) >= _MAX_EARLY:
-                raise MalformedError("messages on a channel that is not closed in both directions")
-            entry.early.append(event)
-            return None
+        stream = self._streams.get(number)
         if ppid == _DCEP:
-            self._association.consumed(size)
-            try:
-                self._receive_dcep(number, entry, dcep.read(data))
-            except MalformedError as error:
-                self._refuse(number, str(error))
+            self._receive_dcep(event, stream)
             return None
-        if entry is None or ppid not in (_BINARY, _TEXT, _EMPTY_BINARY, _EMPTY_TEXT):
-            self._association.consumed(size)  # no such channel any more, or a kind that RFC 8831 took back
-            return None
+        if stream is None or stream.state is not _OPEN:
+            actions = self._step(number, StreamInput.MESSAGE)
+            if StreamAction.KEEP in actions:
+                self._keep(event)
+                return None
+            if stream is None or StreamAction.DROP in actions:
+                self._association.consumed(len(data))
+                return None
+        size = len(data)
         message: str | bytes
         if ppid == _BINARY:
             message = data
@@ -306,94 +340,67 @@ class DataChannels:
                 message = data.decode()
             except UnicodeDecodeError:
                 self._association.consumed(size)
-                self._refuse(number, "text that is not UTF-8")
+                self._step(number, StreamInput.ODD, reason="text that is not UTF-8")
                 return None
         else:
             self._association.consumed(size)
+            if ppid not in (_EMPTY_BINARY, _EMPTY_TEXT):
+                return None  # a kind that RFC 8831 took back
             message, size = (b"" if ppid == _EMPTY_BINARY else ""), 0
-        entry.unread += size
+        stream.unread += size
         return ChannelMessage(number, message, size)
 
-    def _receive_dcep(self, number: int, entry: _Channel | None, opened: OpenMessage | None) -> None:
-        if opened is None:
-            if entry is not None and entry.state is ChannelState.OPENING:
-                entry.state = ChannelState.OPEN
-                self._events.append(ChannelOpened(number))
-            return
-        if entry is not None or number % 2 == self._parity:
-            raise MalformedError("a channel is opened on a stream that is not free")
-        if self._add(number, opened):
-            self._association.reply(number, _DCEP, dcep.ACK)
-            self._events.append(ChannelOffered(number, opened))
-
-    def _add(self, number: int, opened: OpenMessage) -> bool:
-        """Note a channel of the other side; returns whether there is room for it. If not, it is being closed."""
-        self._channels[number] = _Channel(opened, ChannelState.OPEN)
-        if len(self._channels) > 2 * self._max_channels:
-            self._association.abort("the other side opens channels faster than refusals can be told", "violation")
-        elif len(self._channels) > self._max_channels:
-            self.close(number)
-        return len(self._channels) <= self._max_channels
-
-    def _refuse(self, number: int, reason: str) -> None:
-        """Close a channel, or what was to become one, for what came on it."""
-        entry = self._channels.get(number)
-        if entry is not None and entry.state is ChannelState.CLOSING:
-            return
-        if entry is not None:
-            self._events.append(ChannelClosing(number))
-        elif number % 2 == self._parity and number < self._next_number:
-            return  # was ours, and was reset when it was closed
+    def _receive_dcep(self, event: MessageReceived, stream: _Stream | None) -> None:
+        number = event.stream
+        opened, reason = None, "a channel is opened on a stream that is not free"
+        try:
+            opened = dcep.read(event.data)
+        except MalformedError as error:
+            happens, reason = StreamInput.ODD, str(error)
         else:
-            self._add(number, _UNREADABLE)
-        self._events.append(ChannelRefused(number, reason))
-        self.close(number)
-
-    def _their_reset(self, number: int) -> None:
-        entry = self._channels.get(number)
-        if entry is None:
+            happens = StreamInput.ACK if opened is None else StreamInput.OPEN_RECEIVED
+        actions: tuple[StreamAction, ...] = ()
+        if stream is not None or number % 2 != self._parity:
+            actions = self._step(number, happens, opened or _UNREADABLE, reason)
+        elif happens is not StreamInput.ACK and number >= self._next_number:
+            self._step(number, StreamInput.ODD, reason=reason)  # only we may open it; what was ours is reset already
+        if StreamAction.KEEP in actions:
+            self._keep(event)
             return
-        if entry.theirs_reset:
-            if 0 < len(entry.early) < _MAX_EARLY:
-                entry.early.append(StreamReset(number))
-            return
-        entry.theirs_reset = True
-        if entry.state is not ChannelState.CLOSING:
-            self._events.append(ChannelClosing(number))
-            self.close(number)
-        self._forget_if_done(number, entry)
+        self._association.consumed(len(event.data))
+        if happens is StreamInput.ACK and stream is not None and stream.awaits_ack:
+            stream.awaits_ack = False
+            self._events.append(ChannelOpened(number))
 
     def _our_reset(self, number: int) -> None:
-        entry = self._channels.get(number)
-        if entry is None:
-            return
-        entry.ours_reset = True
+        self._step(number, StreamInput.RESET_DONE)
         if not self._association.peer_resets:
-            entry.theirs_reset = True  # it cannot: there is nothing to wait for
-        self._forget_if_done(number, entry)
+            self._step(number, StreamInput.THEIR_RESET)  # it cannot: there is nothing to wait for
 
-    def _forget_if_done(self, number: int, entry: _Channel) -> None:
-        if entry.ours_reset and entry.theirs_reset:
-            del self._channels[number]
-            self._association.consumed(entry.unread)
-            if number % 2 == self._parity and number < self._next_number:
-                self._resting.append(number)
-            self._events.append(ChannelClosed(number))
-            for event in entry.early:
-                if isinstance(event, StreamReset):
-                    self._their_reset(number)
-                    continue
-                message = self._receive(event)
-                if message is not None:
-                    self._events.append(message)
+    def _keep(self, event: MessageReceived | StreamReset) -> None:
+        """Keep what is of the next channel, in the window, until our direction of this one has ended."""
+        number = event.stream
+        self._streams[number].early.append(event)
+        self._association.set_aside(1)
+        if self._association.is_carried_out(number):
+            self._our_reset(number)
+
+    def _forget(self, number: int) -> None:
+        """A channel is gone, and it is the turn of what came early, one at a time."""
+        stream = self._streams.pop(number)
+        self._association.consumed(stream.unread)
+        if number % 2 == self._parity and number < self._next_number:
+            self._resting.append(number)
+        self._events.append(ChannelClosed(number))
+        self._waited.extend(stream.early)
 
     def _close_beyond(self, streams: int) -> None:
         """Give up channels for which the other side has no streams."""
-        for number in [number for number in self._channels if number >= streams]:
-            del self._channels[number]
+        for number in [number for number in self._streams if number >= streams]:
+            del self._streams[number]
             self._events.append(ChannelClosed(number))
 
     def _end(self, event: Ended) -> None:
-        self._events.extend([ChannelClosed(number) for number in self._channels])
-        self._channels.clear()
+        self._events.extend([ChannelClosed(number) for number in self._streams])
+        self._streams.clear()
         self._events.append(event)

@@ -27,6 +27,8 @@ _MAX_DUPLICATES = 32
 """Duplicate TSNs reported in one SACK; more are not remembered."""
 MAX_REPEATED = 16_384
 """Chunks that may come again beyond those that came once: more than a timeout of the largest flight sends again."""
+_MESSAGE_COST = 64
+"""Bytes that a message takes from the window beyond its payload while it waits."""
 _CLOSED_BELOW = 1500
 """Less window than about a packet is announced as none (RFC 1122 section 4.2.3.3: no silly windows)."""
 
@@ -71,7 +73,7 @@ class Receiver:
         self._closed_until = 0.0
         self._withheld: tuple[bytes, bool] | None = None
         self.unread_messages = 0
-        """Messages whose event was not polled yet: each costs memory beyond its payload."""
+        """Messages whose event was not polled yet, or that were set aside: each costs memory beyond its payload."""
 
     # Arrival
 
@@ -144,7 +146,7 @@ class Receiver:
         otherwise a window full of incomplete messages could never be emptied.
         """
         window, reassembly = self._settings.receive_window, self.reassembly
-        if not in_order or reassembly.unconsumed > window // 2:
+        if not in_order or reassembly.unconsumed + _MESSAGE_COST * self.unread_messages > window // 2:
             return False
         if reassembly.held + size > 2 * window + self._settings.max_message:
             raise MalformedError(f"incomplete messages of more than {2 * window + self._settings.max_message} bytes")
@@ -199,7 +201,7 @@ class Receiver:
         """What may still come, as announced."""
         reassembly, size = self.reassembly, self._settings.receive_window
         unread = self.unread_messages + (reassembly.fragments if reassembly.lines else 0)
-        waiting = reassembly.unconsumed + 64 * unread
+        waiting = reassembly.unconsumed + _MESSAGE_COST * unread
         free = min(size - waiting, 2 * (size - waiting) - reassembly.held)
         return free if free >= _CLOSED_BELOW else 0
 
@@ -208,6 +210,11 @@ class Receiver:
         reassembly = self.reassembly
         reassembly.unconsumed = max(0, reassembly.unconsumed - size)
         self._tell_opening()
+
+    def set_aside(self, count: int) -> None:
+        """Count so many messages more, or less, as unread; what was announced before must not let in small ones."""
+        self.unread_messages += count
+        self._edge = min(self._edge, self._accepted + self.window + _CLOSED_BELOW)
 
     def forget_some(self) -> None:
         """Forget some of what the other side has given up."""

@@ -68,7 +68,7 @@ class Reconfiguration:
         self._reset_incoming = reset_incoming
         self._waiting: list[OutStream] = []
         self._requested: list[OutStream] = []
-        self._request = b""
+        self._request = b""  # empty while none is under way
         self._answer = b""
         self._deferred: _Deferred | None = None
         self.retry_at = inf
@@ -83,7 +83,7 @@ class Reconfiguration:
     @property
     def ready(self) -> bool:
         """Whether a new request can be made."""
-        return bool(self._waiting) and not self._requested
+        return bool(self._waiting) and not self._request
 
     def request(self, now: float, timeout: float, last_tsn: int) -> None:
         """Send a request for the streams that wait.
@@ -109,6 +109,19 @@ class Reconfiguration:
     def _send(self, now: float, timeout: float) -> None:
         self._reply(self._request)
         self.retry_at = now + timeout * 2.0 ** min(self.failures, _MAX_BACKOFF)
+
+    def take_for_answered(self, number: int) -> bool:
+        """Take the reset of a stream out of our request, as the other side has shown that it has carried it out.
+
+        The request is repeated all the same until it is answered: only so it is certain that the other side expects
+        the number of the next one.
+
+        Returns:
+            Whether the stream was in our request.
+        """
+        left = [stream for stream in self._requested if stream.id != number]
+        was_in, self._requested = len(left) < len(self._requested), left
+        return was_in
 
     # Theirs
 
@@ -190,13 +203,13 @@ class Reconfiguration:
         if len(value) < 8:
             raise MalformedError(f"a re-configuration response of {len(value)} bytes")
         number, result = _ANSWER.unpack_from(value)
-        if not self._requested or number != self._next_request:
+        if not self._request or number != self._next_request:
             return [], False
         if result == _IN_PROGRESS:
             self.failures = 0
             self.retry_at = now + timeout
             return [], False
-        done, self._requested = self._requested, []
+        done, self._requested, self._request = self._requested, [], b""
         self._next_request = self._next_request + 1 & MASK32
         self.retry_at = inf
         return done, result <= _PERFORMED

@@ -21,7 +21,7 @@ from mxrtc_bridge.sctp.channels import (
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
 from mxrtc_bridge.sctp.settings import SctpSettings
-from tests.sctp.hostile import Puppet
+from tests.sctp.hostile import THEIR_TSN, Puppet
 from tests.sctp.links import Path, World, pair
 
 
@@ -327,3 +327,36 @@ def test_a_channel_may_have_any_number(number: int) -> None:
     assert events == [ChannelOffered(number, OpenMessage("x", "")), ChannelMessage(number, b"hello", 5)]
     channels.close(number)
     assert chunks.RE_CONFIG in dict(puppet.answers())
+
+
+def test_what_comes_before_the_number_is_free_waits_in_the_window() -> None:
+    """From a side that did not wait for our reset: we have not even sent it, as more is queued before it."""
+    puppet, channels, events = hostile_channels()
+    receiver = puppet.association._receiver
+    assert receiver is not None
+    before = receiver.window
+    puppet.send(puppet.data(0, OPEN, stream=1, ppid=50))
+    for _ in range(20):
+        channels.send(puppet.now, 1, bytes(60_000))
+    puppet.answers()
+    reset = b"\0\x0d\0\x12" + THEIR_TSN.to_bytes(4, "big") + bytes(4) + THEIR_TSN.to_bytes(4, "big") + b"\0\1"
+    puppet.send(chunks.chunk(chunks.RE_CONFIG, reset))
+    puppet.send(puppet.data(1, OPEN, stream=1, ppid=50))
+    count = 70_000
+    for first in range(0, count, 50):
+        numbers = range(first, min(first + 50, count))
+        puppet.send(*[puppet.data(2 + number, b"x", stream=1, sequence=1 + number) for number in numbers])
+        puppet.answers()
+    taken = receiver.cumulative - THEIR_TSN - 1
+    assert events[1:] == [ChannelClosing(1)]
+    assert receiver.window == 0
+    assert 64_000 < taken < 67_000  # 64 bytes for each, beyond its own
+    # Everything is acknowledged, so the reset is asked for, and answered.
+    while not any(kind == chunks.RE_CONFIG and body[:2] == b"\0\x0d" for kind, body in puppet.wait(0.1)):
+        last = puppet.association._sender.flight.next_tsn - 1
+        puppet.send(chunks.sack(last & 0xFFFFFFFF, 1 << 20, (), ()))
+    answer = b"\0\x10\0\x0c" + (puppet.their_tsn).to_bytes(4, "big") + b"\0\0\0\1"
+    puppet.send(chunks.chunk(chunks.RE_CONFIG, answer))
+    assert events[2:4] == [ChannelClosed(1), ChannelOffered(1, OpenMessage("x", ""))]
+    assert events[4:] == [ChannelMessage(1, b"x", 1)] * (taken + 1)  # one was withheld while the window was closed
+    assert receiver.window == before
