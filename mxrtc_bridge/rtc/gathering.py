@@ -222,8 +222,9 @@ class Gathering:
 
     async def _ask(self, hosts: list[GuardedStun]) -> None:
         try:
-            async with asyncio.timeout(self._settings.servers_timeout_s):
-                await asyncio.gather(self._ask_all_stun(hosts), self._ask_turn())
+            async with asyncio.timeout(self._settings.servers_timeout_s), asyncio.TaskGroup() as asking:
+                asking.create_task(self._ask_all_stun(hosts))
+                asking.create_task(self._ask_turn())
         except TimeoutError:
             for attempt in list(self._attempts.values()):
                 self._note(attempt.uri, ServerOutcome.TIMED_OUT)
@@ -239,8 +240,9 @@ class Gathering:
         self._note(server.uri, outcome, without_addresses(error) if outcome is ServerOutcome.FAILED else "")
 
     async def _ask_all_stun(self, hosts: list[GuardedStun]) -> None:
-        if hosts:
-            await asyncio.gather(*(self._ask_stun(server, hosts) for server in self._plan.stun))
+        async with asyncio.TaskGroup() as asking:
+            for server in self._plan.stun if hosts else ():
+                asking.create_task(self._ask_stun(server, hosts))
         self._no_longer_missing("srflx")
 
     async def _ask_stun(self, server: StunServer, hosts: list[GuardedStun]) -> None:
@@ -251,19 +253,11 @@ class Gathering:
             log.debug("STUN server not resolved: %s", without_addresses(error))
             self._note_failure(server, error)
             return
-        await asyncio.gather(
-            *(
-                first_to_succeed(
-                    [
-                        partial(self._ask_stun_from, host, server, address)
-                        for address in addresses
-                        if _same_family(host, address)
-                    ],
-                    ADDRESS_HEAD_START_S,
-                )
-                for host in hosts
-            )
-        )
+        async with asyncio.TaskGroup() as asking:
+            for host in hosts:
+                near = [address for address in addresses if _same_family(host, address)]
+                attempts = [partial(self._ask_stun_from, host, server, address) for address in near]
+                asking.create_task(first_to_succeed(attempts, ADDRESS_HEAD_START_S))
         self._note(server.uri, ServerOutcome.UNREACHABLE)  # no address of ours has its family
 
     async def _ask_stun_from(self, protocol: GuardedStun, server: StunServer, address: Address) -> bool:

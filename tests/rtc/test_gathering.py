@@ -238,6 +238,19 @@ async def test_stun_server_is_asked_at_its_second_address_when_the_first_is_sile
     assert seconds < 2.0
 
 
+async def test_a_defect_with_one_server_leaves_no_question_to_another_behind(silent_server: int) -> None:
+    """Its answer would give a relay to a connection that is closed, which nobody would ever give back."""
+    odd = StunServer(cast(str, object()), 3478)
+    turn = TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p")
+    peer = make_peer(plan=ServerPlan(stun=(odd,), turn=(turn,)))
+    try:
+        with pytest.raises(ExceptionGroup):
+            await peer.create_offer()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    finally:
+        await peer.close()
+
+
 # The report
 
 
