@@ -11,6 +11,7 @@ from aiortc import RTCCertificate
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.ports import PeerConnection
 from mxrtc_bridge.rtc.certificates import (
@@ -20,6 +21,7 @@ from mxrtc_bridge.rtc.certificates import (
     make_certificate,
 )
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, plan_servers
+from mxrtc_bridge.rtc.interfaces import MAX_HOST_SOCKETS, allowed_addresses, local_addresses
 from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.rtc.settings import RtcSettings
 
@@ -59,6 +61,7 @@ class AiortcPeerFactory:
         self._ice_servers = ice_servers
         self._cache: OrderedDict[UserId, RTCCertificate] = OrderedDict()
         self._making = asyncio.Lock()
+        self._told_left_out = False
 
     async def create(self, local: UserId) -> PeerConnection:
         """Make a peer connection for ``local``.
@@ -67,7 +70,22 @@ class AiortcPeerFactory:
             ConfigError: the stored certificate cannot be read.
         """
         certificate = await self._certificate(local)
+        self._tell_left_out()
         return DataPeerConnection(self._settings, certificate, await self._plan(local))
+
+    def _tell_left_out(self) -> None:
+        """Say once that this machine has more addresses than are offered."""
+        if self._told_left_out or self._settings.policy is IcePolicy.RELAY:
+            return
+        self._told_left_out = True
+        allowed = len(allowed_addresses(local_addresses(), self._settings.interfaces))
+        if allowed > MAX_HOST_SOCKETS:
+            log.info(
+                "of %d addresses of this machine %d are offered, those of default routes first; "
+                "ice.interfaces or --interface says which",
+                allowed,
+                MAX_HOST_SOCKETS,
+            )
 
     async def _plan(self, local: UserId) -> ServerPlan:
         try:

@@ -28,7 +28,7 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
 from mxrtc_bridge.rtc.happy_eyeballs import ADDRESS_HEAD_START_S, first_to_succeed, resolve
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
-from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addresses, shown_address
+from mxrtc_bridge.rtc.interfaces import allowed_addresses, bind_udp, choose_addresses, local_addresses, shown_address
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.turn import SERVER_ERRORS, allocate, outcome_of, without_addresses
 from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
@@ -70,6 +70,7 @@ class Gathering:
         self._plan = plan
         self._found: dict[Address, Candidate] = {}
         self._told = 0
+        self._left_out = 0
         self._missing: set[str] = set()
         self._changed = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
@@ -85,6 +86,7 @@ class Gathering:
         return GatheringReport(
             attempts=tuple(self._attempts.values()),
             kinds=tuple(dict.fromkeys(candidate.type for candidate in self._found.values())),
+            addresses_left_out=self._left_out,
             unusable=self._plan.ignored,
         )
 
@@ -177,7 +179,9 @@ class Gathering:
     # Host candidates
 
     def _open_host_sockets(self) -> list[GuardedStun]:
-        addresses = choose_addresses(local_addresses(), self._settings.interfaces)
+        available = local_addresses()
+        addresses = choose_addresses(available, self._settings.interfaces)
+        self._left_out = len(allowed_addresses(available, self._settings.interfaces)) - len(addresses)
         protocols: list[GuardedStun] = []
         failure: OSError | None = None
         for index, address in enumerate(addresses):

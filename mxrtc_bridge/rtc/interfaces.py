@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import ifaddr
 
@@ -19,7 +20,14 @@ from mxrtc_bridge.core.webrtc.ice import IpAddress
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 MAX_HOST_SOCKETS = 8
-"""A machine full of container bridges would otherwise offer dozens of candidates that lead nowhere."""
+"""A machine full of container bridges would otherwise offer dozens of candidates that lead nowhere. Those by which the
+machine reaches the internet come first, then its own network cards and tunnels, and bridges last."""
+
+_FAR_AWAY = {socket.AF_INET: "198.41.0.4", socket.AF_INET6: "2001:503:ba3e::2:30"}
+"""Addresses of the internet (a root of the DNS), to ask the routes of this machine about. Nothing is sent there."""
+
+_MAX_ROUTES = 64 * 1024
+"""Bytes of a table of routes that are looked at; a router can have millions of lines."""
 
 SOCKET_BUFFER = 4 * 1024 * 1024
 """Asked for in both directions; the system grants what ``net.core.rmem_max`` allows. One busy association needs about
@@ -35,7 +43,10 @@ LocalAddress = tuple[str, IpAddress]
 
 
 def local_addresses() -> list[LocalAddress]:
-    """All addresses of this machine that a socket can be bound to; link-local IPv6 needs a zone and is left out."""
+    """All addresses of this machine that a socket can be bound to, those first that are most likely of use.
+
+    Link-local IPv6 needs a zone and is left out.
+    """
     found: list[LocalAddress] = []
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
@@ -43,16 +54,69 @@ def local_addresses() -> list[LocalAddress]:
                 found.append((adapter.nice_name, ipaddress.IPv4Address(ip.ip)))
             elif ip.ip[2] == 0:
                 found.append((adapter.nice_name, ipaddress.IPv6Address(ip.ip[0])))
-    return found
+    return in_order_of_use(found)
+
+
+def default_addresses() -> frozenset[IpAddress]:
+    """The addresses that packets to the internet leave this machine with, as its routes are now; one of each family."""
+    found: set[IpAddress] = set()
+    for family, far_away in _FAR_AWAY.items():
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((far_away, 9))
+            found.add(ipaddress.ip_address(sock.getsockname()[0]))
+    return frozenset(found)
+
+
+def default_interfaces(proc: Path = Path("/proc/net")) -> frozenset[str]:
+    """The names of the interfaces with a default route in the main table; none where there is no Linux."""
+    names: set[str] = set()
+    for fields in _routes(proc / "route"):
+        if len(fields) == 11 and fields[1] == fields[7] == "0" * 8:  # destination and mask
+            names.add(fields[0])
+    for fields in _routes(proc / "ipv6_route"):
+        if len(fields) == 10 and fields[0] == "0" * 32 and fields[1] == "00":
+            names.add(fields[9])
+    return frozenset(names - {"lo"})
+
+
+def _routes(path: Path) -> list[list[str]]:
+    try:
+        with path.open() as file:
+            return [line.split() for line in file.read(_MAX_ROUTES).splitlines()]
+    except OSError:
+        return []
+
+
+def is_bridge(name: str, sys: Path = Path("/sys/class/net")) -> bool:
+    """Whether an interface joins containers or virtual machines of this machine, or is an end inside of one."""
+    return (sys / name / "bridge").exists() or name.startswith(("veth", "vnet"))
+
+
+def in_order_of_use(available: Iterable[LocalAddress]) -> list[LocalAddress]:
+    """Sort the addresses of this machine: see :data:`MAX_HOST_SOCKETS`. Equal ones keep the order of the system."""
+    addresses, interfaces = default_addresses(), default_interfaces()
+
+    def rank(each: LocalAddress) -> int:
+        name, address = each
+        if address in addresses:
+            return 0
+        return 1 if name in interfaces else 2 + is_bridge(name)
+
+    return sorted(available, key=rank)
+
+
+def allowed_addresses(available: Iterable[LocalAddress], interfaces: Sequence[str]) -> list[IpAddress]:
+    """Return the addresses that ``interfaces`` allows, in the order in which they stand."""
+    return [address for name, address in available if _allowed(name, address, interfaces)]
 
 
 def choose_addresses(available: Sequence[LocalAddress], interfaces: Sequence[str]) -> list[IpAddress]:
-    """Return the addresses that ``interfaces`` allows, at most ``MAX_HOST_SOCKETS``.
+    """Return the addresses that ``interfaces`` allows, at most the first ``MAX_HOST_SOCKETS``.
 
     Raises:
         ConfigError: none is left; the text names the interfaces that exist.
     """
-    chosen = [address for name, address in available if _allowed(name, address, interfaces)]
+    chosen = allowed_addresses(available, interfaces)
     if not chosen:
         names = ", ".join(sorted({name for name, _ in available})) or "none"
         if not interfaces:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
+from mxrtc_bridge.rtc import factory
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from tests.rtc.peers import LOOPBACK, offer_of
@@ -111,3 +114,20 @@ async def test_call_goes_on_without_servers_when_the_homeserver_hangs() -> None:
     peer = await AiortcPeerFactory(LOOPBACK, MemoryStore(), servers, servers_timeout_s=0.05).create(BUILD)
     assert peer._ice._gathering._plan == ServerPlan()
     await peer.close()
+
+
+async def test_addresses_that_are_left_out_are_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    many = [(f"br-{number}", ip_address(f"10.1.0.{number}")) for number in range(1, 13)]
+    monkeypatch.setattr(factory, "local_addresses", lambda: many)
+    made = AiortcPeerFactory(replace(LOOPBACK, interfaces=()), MemoryStore(), no_servers)
+    for _ in range(2):
+        await (await made.create(BUILD)).close()
+    assert [record.message for record in caplog.records if "addresses" in record.message] == [
+        (
+            "of 12 addresses of this machine 8 are offered, those of default routes first; "
+            "ice.interfaces or --interface says which"
+        )
+    ]

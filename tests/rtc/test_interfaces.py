@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from ifaddr import IP
 
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.webrtc.ice import parse_advertised
+from mxrtc_bridge.rtc import interfaces
 from mxrtc_bridge.rtc.interfaces import (
     MAX_HOST_SOCKETS,
     LocalAddress,
     bind_udp,
     choose_addresses,
+    default_addresses,
+    default_interfaces,
+    is_bridge,
     local_addresses,
     shown_address,
 )
@@ -29,7 +35,7 @@ MACHINE: list[LocalAddress] = [
 
 
 @pytest.mark.parametrize(
-    ("interfaces", "expected"),
+    ("chosen", "expected"),
     [
         ((), ["10.0.0.5", "2001:db8::5", "172.17.0.1"]),
         (("eth0",), ["10.0.0.5", "2001:db8::5"]),
@@ -40,8 +46,8 @@ MACHINE: list[LocalAddress] = [
         (("0.0.0.0/0",), ["127.0.0.1", "10.0.0.5", "172.17.0.1"]),
     ],
 )
-def test_interfaces_are_chosen_by_name_address_or_network(interfaces: tuple[str, ...], expected: list[str]) -> None:
-    assert [str(address) for address in choose_addresses(MACHINE, interfaces)] == expected
+def test_interfaces_are_chosen_by_name_address_or_network(chosen: tuple[str, ...], expected: list[str]) -> None:
+    assert [str(address) for address in choose_addresses(MACHINE, chosen)] == expected
 
 
 def test_filter_that_matches_nothing_names_what_exists() -> None:
@@ -55,6 +61,72 @@ def test_filter_that_matches_nothing_names_what_exists() -> None:
 def test_number_of_addresses_is_bounded() -> None:
     many = [(f"veth{number}", ip_address(f"10.1.0.{number}")) for number in range(100)]
     assert len(choose_addresses(many, ())) == MAX_HOST_SOCKETS
+
+
+class Adapter:
+    """One network interface with one IPv4 address, as ifaddr gives it."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.nice_name = name
+        self.ips = [IP(address, 24, name)]
+
+
+BRIDGES = [Adapter(f"br-{number}", f"172.{17 + number}.0.1") for number in range(10)]
+
+
+def order(monkeypatch: pytest.MonkeyPatch, *others: Adapter) -> list[str]:
+    """Names of the interfaces of a machine with ten bridges before the ``others``, as they are used."""
+    monkeypatch.setattr(interfaces.ifaddr, "get_adapters", lambda: [*BRIDGES, *others])
+    monkeypatch.setattr(interfaces, "is_bridge", lambda name: name.startswith("br-"))
+    return [name for name, _ in local_addresses()]
+
+
+def test_addresses_that_lead_to_the_internet_come_before_any_number_of_bridges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces, "default_interfaces", lambda: frozenset({"wlan0", "wwan0"}))
+    monkeypatch.setattr(interfaces, "default_addresses", lambda: frozenset({ip_address("10.9.0.2")}))
+    others = [
+        Adapter("eth1", "10.5.0.2"), Adapter("wlan0", "192.168.1.7"), Adapter("wwan0", "10.64.0.3"),
+        Adapter("tun0", "10.9.0.2"),
+    ]  # fmt: skip
+    assert order(monkeypatch, *others)[:5] == ["tun0", "wlan0", "wwan0", "eth1", "br-0"]
+
+
+def test_order_of_the_system_stays_where_nothing_leads_to_the_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces, "default_interfaces", frozenset)
+    monkeypatch.setattr(interfaces, "default_addresses", frozenset)
+    assert order(monkeypatch, Adapter("b", "10.5.0.2"), Adapter("a", "10.6.0.2"))[:3] == ["b", "a", "br-0"]
+
+
+def test_default_routes_are_read_of_both_families(tmp_path: Path) -> None:
+    (tmp_path / "route").write_text(
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+        "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+        "tun0\t00000000\t010200C0\t0003\t0\t0\t0\t00000080\t0\t0\t0\n"
+        "cut off"
+    )
+    zero = "0" * 32
+    (tmp_path / "ipv6_route").write_text(
+        f"{zero} 00 {zero} 00 fd{zero[2:]} 00000400 00000003 00000000 00000003     wwan0\n"
+        f"{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n"
+        f"fd{zero[2:]} 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth1\n"
+    )
+    assert default_interfaces(tmp_path) == {"eth0", "wwan0"}
+
+
+def test_no_route_is_known_where_the_system_shows_none(tmp_path: Path) -> None:
+    assert default_interfaces(tmp_path) == frozenset()
+
+
+def test_bridge_is_known_by_what_the_system_says_and_its_ends_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "cni0" / "bridge").mkdir(parents=True)
+    (tmp_path / "bridge-office").mkdir()
+    names = ["cni0", "bridge-office", "veth12", "vnet3", "wlan0"]
+    assert [name for name in names if is_bridge(name, tmp_path)] == ["cni0", "veth12", "vnet3"]
+
+
+def test_default_addresses_are_of_this_machine() -> None:
+    assert default_addresses() <= {address for _, address in local_addresses()}
 
 
 def test_this_machine_has_loopback() -> None:

@@ -21,7 +21,7 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
-from mxrtc_bridge.core.webrtc.gathering_words import relay_words
+from mxrtc_bridge.core.webrtc.gathering_words import left_out_words, relay_words
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
@@ -73,7 +73,8 @@ class Connection:
 
     def without_path(self, name: str) -> ClientError:
         """Say that no packets pass; the words are the same whichever side has given up first."""
-        return ClientError(Exit.NO_PATH, f"{name}: {NO_PACKETS}; {self._relays()}")
+        left_out = left_out_words(self._session.gathering_report())
+        return ClientError(Exit.NO_PATH, f"{name}: {NO_PACKETS}; {self._relays()}{left_out}")
 
     def _relays(self) -> str:
         return self._no_servers() or relay_words(self._session.gathering_report())

@@ -39,3 +39,9 @@ def relay_words(report: GatheringReport) -> str:
         return NO_TURN
     more = [f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
     return f"no TURN server relays them: {', '.join(named[:MAX_NAMED] + more)}"
+
+
+def left_out_words(report: GatheringReport) -> str:
+    """That this machine has more addresses than are offered, which may be why; nothing where it has not."""
+    count = report.addresses_left_out
+    return f"; {count} more addresses of this machine were not tried: --interface says which to use" if count else ""

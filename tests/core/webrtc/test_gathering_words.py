@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
-from mxrtc_bridge.core.webrtc.gathering_words import MAX_NAMED, NO_TURN, outcome_words, relay_words
+from mxrtc_bridge.core.webrtc.gathering_words import MAX_NAMED, NO_TURN, left_out_words, outcome_words, relay_words
 
 TURN = "turn:turn.example.org:3478?transport=udp"
 TURNS = "turns:turn.example.org:443?transport=tcp"
@@ -45,3 +45,10 @@ def test_the_sentence_has_an_end() -> None:
 def test_every_outcome_has_words_of_its_own(outcome: ServerOutcome) -> None:
     said = outcome_words(ServerAttempt(TURN, outcome, "error 403"))
     assert (said == "fails: error 403") is (outcome is ServerOutcome.FAILED)
+
+
+def test_addresses_that_were_left_out_are_told_with_the_remedy() -> None:
+    assert left_out_words(GatheringReport()) == ""
+    assert left_out_words(GatheringReport(addresses_left_out=4)) == (
+        "; 4 more addresses of this machine were not tried: --interface says which to use"
+    )
