@@ -25,6 +25,7 @@ from collections.abc import Callable
 from random import random
 
 from mxrtc_bridge.core.errors import StateError, TransportError
+from mxrtc_bridge.core.stream import silence
 from mxrtc_bridge.engine.ports import ABORTED, SHUT_DOWN, PeerConnectionListener
 from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.dtls import DtlsTransport
@@ -147,6 +148,8 @@ class PeerAssociation:
                 max_remote_message=self._message_limit,
                 max_queued=settings.send_limit + IN_FLIGHT,
                 heartbeat_interval=0,  # ICE asks for consent all the time (RFC 7675)
+                backoff_max=silence.REPEAT_S,
+                max_retransmissions=silence.REPETITIONS,
             ),
             RandomValues(secrets.randbelow(2**32 - 1) + 1, secrets.randbits(32), secrets.token_bytes(32)),
             Bbr(packet_size, random),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.stream import silence
 from mxrtc_bridge.core.webrtc.ice import Advertised, IcePolicy
 
 
@@ -34,7 +35,7 @@ class RtcSettings:
     sctp_timeout_s: float = 10.0
     consent_interval_s: float = 5.0
     """Between two consent checks (RFC 7675 section 5.1), varied by a fifth."""
-    consent_expiry_s: float = 30.0
+    consent_expiry_s: float = silence.CONSENT_S
     """Without any authenticated packet for this long, the other side is gone."""
 
     max_channels: int = 256

@@ -345,7 +345,8 @@ class Association(Inbound):
             if self._path.black_hole(now):
                 self._tell_packet_size()
         if reconfiguration.retry_at <= now:
-            reconfiguration.retry(now, sender.rtt.timeout)
+            timeout = sender.rtt.backed_off(reconfiguration.failures + 1, self._settings.backoff_max)
+            reconfiguration.retry(now, timeout)
         if self._heartbeat_at <= now:
             self._beat(now)
         gave_up = reconfiguration.failures > self._settings.max_retransmissions

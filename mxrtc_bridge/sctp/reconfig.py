@@ -30,7 +30,6 @@ _BAD_SEQUENCE = 5
 _IN_PROGRESS = 6
 
 _MAX_STREAMS_PER_REQUEST = 256
-_MAX_BACKOFF = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Reconfiguration:
 
     def _send(self, now: float, timeout: float) -> None:
         self._reply(self._request)
-        self.retry_at = now + timeout * 2.0 ** min(self.failures, _MAX_BACKOFF)
+        self.retry_at = now + timeout
 
     def take_for_answered(self, number: int) -> bool:
         """Take the reset of a stream out of our request, as the other side has shown that it has carried it out.

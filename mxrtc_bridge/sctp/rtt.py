@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _MIN_WINDOW_S = 300.0
 _GRANULARITY_S = 0.001
+_MAX_DOUBLINGS = 6
 
 
 class RoundTrip:
@@ -26,6 +27,10 @@ class RoundTrip:
         self._limit = limit
         self._recent = 0.0
         self._recent_since = 0.0
+
+    def backed_off(self, times: int, longest: float) -> float:
+        """Return the timeout after so many in vain: doubled by each up to ``longest``, and never less than without."""
+        return max(self.timeout, min(self.timeout * 2.0 ** min(times, _MAX_DOUBLINGS), longest))
 
     def sample(self, now: float, rtt: float) -> None:
         """Take the time from sending a packet to its acknowledgement; it must have been sent once only (Karn)."""

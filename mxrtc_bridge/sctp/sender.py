@@ -31,7 +31,6 @@ _MAX_PROBE_INTERVAL_S = 2.0
 _PEER_ACK_DELAY_S = 0.03
 """How long we expect the acknowledgement of a chunk that asks for it at once to be held back."""
 _MIN_PROBE_TIMEOUT_S = 0.01
-_MAX_BACKOFF = 6
 
 
 class Sender:
@@ -182,7 +181,7 @@ class Sender:
         return self._probe_due
 
     def _probe_interval(self) -> float:
-        return min(self.rtt.timeout * 2.0 ** min(self._backoff, _MAX_BACKOFF), _MAX_PROBE_INTERVAL_S)
+        return self.rtt.backed_off(self._backoff, _MAX_PROBE_INTERVAL_S)
 
     def _fill_last(self, parts: list[bytes], chunks: list[OutChunk]) -> int:
         """Send the newest unacknowledged packet's first chunk again, as a tail loss probe without new data."""
@@ -255,8 +254,8 @@ class Sender:
     @property
     def _timeout(self) -> float:
         # RFC 9260 section 6.3.3 rule E2, bounded. A closed window is asked about more often: it may be open again.
-        limit = self._settings.rto_max if self.peer_window else _MAX_PROBE_INTERVAL_S
-        return min(self.rtt.timeout * 2.0 ** min(self._backoff, _MAX_BACKOFF), limit)
+        limit = self._settings.backoff_max if self.peer_window else _MAX_PROBE_INTERVAL_S
+        return self.rtt.backed_off(self._backoff, limit)
 
     def _tail_probe_at(self) -> float:
         flight, smoothed = self.flight, self.rtt.smoothed
@@ -301,7 +300,7 @@ class Sender:
         flight = self.flight
         if self.peer_window or flight.unacked_payload > self._settings.packet_size:
             self.timeouts += 1
-        self._backoff = min(self._backoff + 1, _MAX_BACKOFF)
+        self._backoff += 1
         self._probing_from = -1
         self._probe_due = False
         if self.timeouts > self._settings.max_retransmissions:

@@ -57,6 +57,8 @@ class SctpSettings:
     rto_initial: float = 1.0
     rto_min: float = 0.2
     rto_max: float = 10.0
+    backoff_max: float = 10.0
+    """Longest pause that repetition in vain leads to; a timeout that round trips have made longer stays as it is."""
     ack_delay: float = 0.025
     """How long the acknowledgement of a single packet may wait (RFC 9260 section 6.2 allows 0.5)."""
     closed_window_ack: float = 0.25

@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import TargetError, TargetFailure, TransportError
 from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events as stream
-from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream import messages, silence
 from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.bridge_channels import LINES_A_MINUTE, BridgeChannels, log_of_callers
 from mxrtc_bridge.engine.call_ports import ServiceGrant
@@ -363,9 +363,9 @@ async def test_goodbye_is_told_with_its_reason(session: Session) -> None:
     assert ("near", "bye_denied") in session.lost
 
 
-async def test_silent_peer_is_dead_after_12_s(session: Session) -> None:
+async def test_peer_whose_program_hangs_is_dead_after_40_s(session: Session) -> None:
     session.network.clear()
-    session.clock.advance(11.9)
+    session.clock.advance(silence.DEAD_S - 0.1)
     session.network.clear()
     assert session.lost == []
     session.clock.advance(0.2)

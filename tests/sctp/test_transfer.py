@@ -144,3 +144,20 @@ def test_reset_comes_after_all_messages_and_the_number_can_be_used_again(interle
             assert [event.data[:2] for event in right.messages[-5:]] == [bytes([turn, n]) for n in range(5)]
         assert left.of(ResetDone) == [ResetDone(7, accepted=True)] * 3
         assert right.of(StreamReset) == [StreamReset(7)] * 3
+
+
+def test_everything_goes_on_soon_after_an_outage() -> None:
+    """What was said and reset while the path was cut is repeated often enough."""
+    settings = SctpSettings(backoff_max=2.0, max_retransmissions=30)
+    world = established(pair(3, settings=settings))
+    world.left.association.send(world.now, 7, 53, b"before")
+    world.flush()
+    assert world.run(5, lambda: len(world.right.messages) == 1)
+    world.tap = lambda end, packet: None
+    world.left.association.reset(7)
+    world.right.association.send(world.now, 8, 53, b"meanwhile")
+    world.flush()
+    world.run(25)
+    world.tap = None
+    assert world.run(2.1, lambda: bool(world.left.of(ResetDone)) and len(world.left.messages) == 1)
+    assert world.left.ended is world.right.ended is None

@@ -19,18 +19,16 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import assert_never
 
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream import events, messages
+from mxrtc_bridge.core.stream import events, messages, silence
 from mxrtc_bridge.core.stream.events import StreamRole
 from mxrtc_bridge.core.stream.halves import consumed_by
 
 HELLO_TIMEOUT_S = 10.0
-PING_EVERY_S = 5.0
-DEAD_AFTER_S = 12.0
-"""Two pings and a slow path."""
 LIST_TIMEOUT_S = 10.0
 MIN_PING_GAP_S = 0.5
 """Between pings that our side asks for: keeps them well below what the other side allows."""
@@ -196,8 +194,11 @@ class ControlMachine:
         self.role = role
         self.phase = ControlPhase.OPENING
         self._hello_by: float | None = None
+        self._quiet_s = silence.QUIET_S if role is StreamRole.OPENER else silence.ACCEPTOR_QUIET_S
         self._heard_at = 0.0
-        self._ping_at: float | None = None
+        self._pinged_at = 0.0
+        self._wanted_ping_at = inf
+        """When a ping is due for another reason than silence."""
         self._asked_at = float("-inf")
         """When the last ping was due that our side has asked for."""
         self._pings: dict[int, float] = {}
@@ -222,8 +223,14 @@ class ControlMachine:
         """Return when a Tick is due, or None."""
         if self.phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
             return None
-        deadlines = (self._hello_by, self._ping_at, self._list_by, self._heard_at + DEAD_AFTER_S)
+        deadlines = (self._hello_by, self._ping_at, self._list_by, self._heard_at + silence.DEAD_S)
         return min(deadline for deadline in deadlines if deadline is not None)
+
+    @property
+    def _ping_at(self) -> float:
+        if self.phase is not ControlPhase.GREETED:
+            return inf
+        return min(self._wanted_ping_at, max(self._heard_at, self._pinged_at) + self._quiet_s)
 
     def handle(self, now: float, event: ControlEvent) -> None:
         """Take in what happened; then poll all effects. Never raises for what the other side does.
@@ -263,10 +270,10 @@ class ControlMachine:
             case ListAnswer():
                 self._answer_list(event)
             case AskPing():
-                if self._ping_at is not None and not self._pings:
+                if self.phase is ControlPhase.GREETED and not self._pings:
                     due = max(now, self._asked_at + MIN_PING_GAP_S)
                     if due <= self._ping_at:
-                        self._ping_at = self._asked_at = due
+                        self._wanted_ping_at = self._asked_at = due
             case Farewell(code=code, message=message):
                 if self.phase is not ControlPhase.OPENING:
                     self._say(messages.Bye(code if messages.is_code(code) else "done", message))
@@ -318,7 +325,7 @@ class ControlMachine:
     def _greeted(self, now: float, version: int, caps: tuple[str, ...]) -> None:
         self.phase = ControlPhase.GREETED
         self._hello_by = None
-        self._ping_at = now
+        self._wanted_ping_at = now
         self._emit(Greeted(min(version, messages.CTL_VERSION), caps))
         self._ask_list(now)
 
@@ -394,15 +401,14 @@ class ControlMachine:
         if self._hello_by is not None and now >= self._hello_by:
             message = f"the other side did not say hello within {HELLO_TIMEOUT_S:.0f} s"
             self._end(events.CloseChannel(), Dead("no_hello", message))
-        elif now >= self._heard_at + DEAD_AFTER_S:
-            self._end(
-                events.CloseChannel(), Dead("timeout", f"nothing came from the other side for {DEAD_AFTER_S:.0f} s")
-            )
+        elif now >= self._heard_at + silence.DEAD_S:
+            message = f"nothing came from the other side for {silence.DEAD_S:.0f} s"
+            self._end(events.CloseChannel(), Dead("timeout", message))
         else:
             if self._list_by is not None and now >= self._list_by:
                 self._list_by = None
                 self._emit(ServiceListFailed())
-            if self._ping_at is not None and now >= self._ping_at:
+            if now >= self._ping_at:
                 self._ping(now)
 
     def _ping(self, now: float) -> None:
@@ -410,7 +416,7 @@ class ControlMachine:
         if len(self._pings) >= MAX_UNANSWERED_PINGS:
             del self._pings[next(iter(self._pings))]
         self._pings[number] = now
-        self._ping_at = now + PING_EVERY_S
+        self._pinged_at, self._wanted_ping_at = now, inf
         self._say(messages.Ping(number))
 
     def _new_number(self) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream import control_channel, json_message, messages
+from mxrtc_bridge.core.stream import control_channel, json_message, messages, silence
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase
 from mxrtc_bridge.core.stream.events import StreamRole
@@ -23,8 +23,8 @@ CLOSE_CHANNEL = stream.CloseChannel()
 
 
 class DrivenControl(Driven):
-    def __init__(self, *, greeted: bool = True) -> None:
-        super().__init__(ControlMachine(StreamRole.OPENER))
+    def __init__(self, *, greeted: bool = True, role: StreamRole = StreamRole.OPENER) -> None:
+        super().__init__(ControlMachine(role))
         if greeted:
             self.feed(stream.DataChannelOpened())
             self.hear(HELLO)
@@ -81,20 +81,32 @@ def test_missing_hello_ends_after_ten_seconds() -> None:
 # Liveness
 
 
-def test_ping_goes_out_every_five_seconds_and_is_measured() -> None:
-    driven = DrivenControl()
+@pytest.mark.parametrize(("role", "quiet_s"), [(StreamRole.OPENER, 2), (StreamRole.ACCEPTOR, 3)])
+def test_ping_goes_out_after_some_silence_and_is_measured(role: StreamRole, quiet_s: int) -> None:
+    driven = DrivenControl(role=role)
     driven.now += 0.25
     assert driven.hear('{"t":"pong","n":1}') == [control_channel.PingAnswered(0.25)]
-    assert driven.wait(4.75) == [ping(2)]
-    assert driven.wait(5) == [ping(3)]
+    assert driven.wait(quiet_s - 0.01) == []
+    assert driven.feed(control_channel.TrafficSeen()) == []
+    assert driven.wait(quiet_s - 0.01) == []
+    assert driven.wait(0.01) == [ping(2)]
+    assert driven.wait(quiet_s) == [ping(3)]
 
 
-def test_silence_of_twelve_seconds_is_death() -> None:
+def test_one_question_is_enough_for_both_while_nothing_else_is_said() -> None:
+    driven = DrivenControl(role=StreamRole.ACCEPTOR)
+    for number in range(20):
+        driven.wait(2.5)
+        assert driven.hear(f'{{"t":"ping","n":{number}}}') == [stream.SendText(f'{{"t":"pong","n":{number}}}')]
+
+
+def test_an_outage_is_no_death_and_a_longer_silence_is() -> None:
     driven = DrivenControl()
-    assert driven.wait(11.9) == [ping(2), ping(3)]
-    assert driven.wait(0.2) == [
+    waited = driven.wait(silence.DEAD_S - 0.1)
+    assert waited == [ping(number) for number in range(2, 2 + len(waited))]
+    assert driven.wait(0.2)[-2:] == [
         CLOSE_CHANNEL,
-        control_channel.Dead("timeout", "nothing came from the other side for 12 s"),
+        control_channel.Dead("timeout", "nothing came from the other side for 40 s"),
     ]
 
 
@@ -109,7 +121,7 @@ def test_silence_of_twelve_seconds_is_death() -> None:
 def test_any_sign_of_life_keeps_the_session(sign: control_channel.ControlEvent) -> None:
     driven = DrivenControl()
     for _ in range(10):
-        assert not any(isinstance(effect, control_channel.Dead) for effect in driven.wait(11.9))
+        assert not any(isinstance(effect, control_channel.Dead) for effect in driven.wait(silence.DEAD_S - 0.1))
         driven.feed(sign)
     assert driven.machine.phase is ControlPhase.GREETED
 
@@ -166,7 +178,7 @@ def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
     assert driven.feed(control_channel.AskList()) == [control_channel.ServiceListFailed()]
     assert driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}') == []
     assert driven.hear('{"t":"end","n":2}') == []
-    assert driven.feed(control_channel.AskList())[0] == stream.SendText('{"t":"list","n":4}')
+    assert driven.feed(control_channel.AskList())[0] == stream.SendText('{"t":"list","n":3}')
 
 
 def test_list_is_answered_in_messages_that_fit() -> None:
@@ -400,7 +412,7 @@ EVENTS = st.one_of(
 )
 
 
-@given(st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 5.0, 12.0])), max_size=40))
+@given(st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 2.0, silence.DEAD_S])), max_size=40))
 @settings(max_examples=examples(300), deadline=None)
 def test_any_other_side_ends_the_control_channel_at_most_once(
     steps: list[tuple[control_channel.ControlEvent, float]],
