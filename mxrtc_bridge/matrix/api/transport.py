@@ -36,6 +36,7 @@ from aiohttp import (
     DummyCookieJar,
     InvalidURL,
     ServerDisconnectedError,
+    TCPConnector,
     TooManyRedirects,
 )
 from yarl import URL
@@ -47,6 +48,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.matrix.api.path import ApiPath
+from mxrtc_bridge.matrix.api.silent_path import make_socket
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +298,9 @@ class Transport:
         self._token = token
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
-            headers={"User-Agent": f"mxrtc-bridge/{__version__}"}, cookie_jar=DummyCookieJar()
+            connector=TCPConnector(socket_factory=make_socket),
+            headers={"User-Agent": f"mxrtc-bridge/{__version__}"},
+            cookie_jar=DummyCookieJar(),
         )
         self._max_answer_bytes = max_answer_bytes
         self._max_redirects = 0
