@@ -348,10 +348,13 @@ class PeerAssociation:
             return False
         now = self._clock()
         packets = machine.datagrams(now, self._turns.packets(now))
-        if not packets:
+        probe = machine.take_probe()
+        if not packets and probe is None:
             return False
         try:
             self._transport.send_packets(packets)
+            if probe is not None:
+                self._transport.send_probe(probe)
         except ConnectionError:
             return False  # lost packets; the owner of the transport hears of its end
         return True

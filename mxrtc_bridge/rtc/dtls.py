@@ -309,6 +309,21 @@ class DtlsTransport(RTCDtlsTransport):
         except SSL.Error as error:
             raise ConnectionError("DTLS is shut down") from error
 
+    def send_probe(self, packet: bytes) -> None:
+        """Encrypt and send a packet that is lost where it would have to be fragmented.
+
+        Raises:
+            ConnectionError: the transport is not open.
+        """
+        ssl = self._ssl
+        if self._state is not State.CONNECTED or ssl is None or self._over:
+            raise ConnectionError("DTLS is not open")
+        try:
+            ssl.send(packet)
+            self._connection.send_whole(ssl.bio_read(len(packet) + MAX_EXPANSION))
+        except SSL.Error as error:
+            raise ConnectionError("DTLS is shut down") from error
+
     async def stop(self) -> None:
         """Say goodbye and end the reading task; the ICE connection stays open."""
         self._connection.detach()

@@ -35,7 +35,7 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
-from mxrtc_bridge.rtc.interfaces import never_fragments
+from mxrtc_bridge.rtc.interfaces import allow_fragments
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.udp import UdpTransport
 
@@ -333,12 +333,25 @@ class IceConnection(Connection):
             for start in range(0, len(data), size):
                 transport.sendto(data[start : start + size], pair.remote_addr)
 
+    def send_whole(self, data: bytes) -> None:
+        """Send a datagram on the nominated pair that is lost where it would have to be fragmented.
+
+        Raises:
+            ConnectionError: there is none.
+        """
+        pair = self._nominated.get(COMPONENT)
+        transport = pair.protocol.transport if pair is not None else None
+        if pair is not None and isinstance(transport, UdpTransport):
+            transport.send_whole(data, pair.remote_addr)
+        else:
+            self.send_now(data)  # the socket of a relay is not ours; what it carries is small
+
     def largest_datagram(self) -> int:
         """How large datagrams may be that are worth a probe on the nominated pair, in bytes of UDP payload."""
         pair = self._nominated.get(COMPONENT)
         if pair is None or not isinstance(pair.protocol.transport, UdpTransport):
             return SAFE_DATAGRAM  # a relay adds a header of its own, and its socket is not ours
-        if not never_fragments(pair.protocol.transport.get_extra_info("socket")):
+        if not allow_fragments(pair.protocol.transport.get_extra_info("socket"), allowed=True):
             return SAFE_DATAGRAM
         return ETHERNET_MTU - (IPV6_HEADERS if ":" in pair.remote_addr[0] else IPV4_HEADERS)
 

@@ -34,9 +34,9 @@ SOCKET_BUFFER = 4 * 1024 * 1024
 1 MiB so that a pause of the loop does not look like loss."""
 
 MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
-PROBE = 3
-"""``IP_MTU_DISCOVER`` and ``IPV6_MTU_DISCOVER`` of Linux, without names in Python's socket module, and the value that
-never fragments and leaves the search for the right size to us."""
+PROBE, FRAGMENT = 3, 0
+"""``IP_MTU_DISCOVER`` and ``IPV6_MTU_DISCOVER`` of Linux, without names in Python's socket module; the value that never
+fragments and leaves the search for the right size to us, and the one that lets the system and routers fragment."""
 
 LocalAddress = tuple[str, IpAddress]
 """Name of the interface, and an address of it."""
@@ -148,9 +148,7 @@ def shown_address(address: IpAddress, settings: RtcSettings) -> IpAddress:
 
 
 def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.socket:
-    """Return a bound, non-blocking UDP socket with large buffers that does not fragment.
-
-    Whether it really does not is up to the system: :func:`never_fragments` tells.
+    """Return a bound, non-blocking UDP socket with large buffers whose datagrams may be fragmented.
 
     Args:
         address: a local address.
@@ -166,8 +164,7 @@ def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-        with suppress(OSError):
-            sock.setsockopt(*MTU_DISCOVER[family], PROBE)
+        allow_fragments(sock, allowed=True)
         _bind(sock, str(address), port_range)
     except BaseException:
         sock.close()
@@ -175,12 +172,20 @@ def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.s
     return sock
 
 
-def never_fragments(sock: socket.socket) -> bool:
-    """Whether what is too large for the path is lost, so that a probe which arrives tells something (RFC 8899)."""
+def allow_fragments(sock: socket.socket, *, allowed: bool) -> bool:
+    """Say whether what is too large for the path is fragmented or lost; False if the system cannot be told.
+
+    Data may be fragmented: what was cut for a wide path still arrives when that gets narrow (RFC 9260 section 6.9).
+    A probe may not, as its arrival would tell nothing then (RFC 8899).
+    """
+    option, value = MTU_DISCOVER.get(sock.family), FRAGMENT if allowed else PROBE
     try:
-        return sock.getsockopt(*MTU_DISCOVER[sock.family]) == PROBE
-    except (OSError, KeyError):
-        return False
+        if option is not None:
+            sock.setsockopt(*option, value)
+            return sock.getsockopt(*option) == value
+    except OSError:
+        pass
+    return False
 
 
 def _bind(sock: socket.socket, address: str, port_range: tuple[int, int] | None) -> None:

@@ -22,6 +22,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from mxrtc_bridge.rtc.datagrams import Address, GuardedStun
+from mxrtc_bridge.rtc.interfaces import allow_fragments
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -135,6 +136,13 @@ class UdpTransport(asyncio.DatagramTransport):
         sent = self._send(data, size, address)
         if sent < len(data):
             self._hold(data[sent:] if sent else data, size, address)
+
+    def send_whole(self, data: bytes, address: Address) -> None:
+        """Send one datagram that is lost where it would have to be fragmented; never raises."""
+        if self._closing or self._pending or not allow_fragments(self._sock, allowed=False):
+            return
+        self._send(data, len(data), address)
+        allow_fragments(self._sock, allowed=True)
 
     def _send(self, data: bytes, size: int, address: Address) -> int:
         """Return how many bytes are done with; the rest waits for the kernel."""

@@ -1,7 +1,7 @@
 """One SCTP association: packets, calls and the time go in; packets, events and a deadline come out.
 
 How to drive it: hand every packet that arrived to :meth:`Association.receive`, the whole batch; drain
-:meth:`poll_event`; send what :meth:`datagrams` returns, and call it again until it returns nothing; then
+:meth:`poll_event`; send what :meth:`datagrams` and :meth:`take_probe` return, again until it is nothing; then
 wait for the next packet, call, or :meth:`next_deadline`, on which :meth:`handle_timeout` and again the same.
 
 What it must never do: raise because of what the other side sent. A packet that cannot belong to the association is
@@ -44,6 +44,7 @@ class Association(Inbound):
         self._more_at = inf
         self._ahead_at = 0.0
         self._black_hole = False
+        self._probe: bytes | None = None
         self._sender.on_blackhole = self._suspect_black_hole
         self.packets_sent = 0
 
@@ -230,6 +231,14 @@ class Association(Inbound):
             self.packets_sent += len(out)
         return out
 
+    def take_probe(self) -> bytes | None:
+        """Return the packet that is to be sent so that it is lost rather than fragmented, or None.
+
+        Call it after :meth:`datagrams`, whose packets may be fragmented.
+        """
+        probe, self._probe = self._probe, None
+        return probe
+
     def _fill_packets(self, now: float, limit: int, out: list[bytes]) -> None:
         sender, receiver, writer = self._sender, self._receiver, self._writer
         assert receiver is not None
@@ -286,11 +295,14 @@ class Association(Inbound):
             chunk = sender.abandonment.chunk(now, interleaving=self._interleaving)
             if chunk is not None:
                 self._reply(chunk)
-        if self._path.probe_at <= now:
+        if self._path.is_due(now, sending=sender.flight.inflight > 0):
+            size = self._path.size
             probe = self._path.probe(now, sender.rtt.timeout)
+            if self._path.size != size:
+                self._tell_packet_size()
             if probe is not None:
                 assert self._writer is not None
-                self._packets.append(self._writer.write(probe))
+                self._probe = self._writer.write(probe)
 
     def _begin_resets(self, drained: list[OutStream]) -> None:
         assert self._reconfiguration is not None

@@ -1,8 +1,13 @@
 """Path MTU discovery by probing (RFC 8899), with HEARTBEAT and PAD (RFC 4820) as its section 6.2.1 describes.
 
 A probe carries no user data, so its loss says nothing about congestion. The largest size is tried first, as it works on
-most paths, then the middle of what remains. When retransmissions fail while packets are larger than at the start, the
-path may have got narrower without saying so: the size falls back to that of the start, and is probed again later.
+most paths, then the middle of what remains.
+
+Only probes are lost where they do not fit. Data may be fragmented: a chunk keeps its size for ever (RFC 9260 section
+6.9), and one that was cut for a wide path has to get through a narrow one. So nothing fails when the path gets
+narrower, and while data flows the size is confirmed from time to time (RFC 8899 section 5.1.1, CONFIRMATION_TIMER).
+Where fragments are lost as well, retransmissions fail: then the size falls back to that of the start at once, and is
+probed again later.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ _PRECISION = 16
 _RETRY_S = 60.0
 _RAISE_S = 600.0
 """RFC 8899 section 5.1.1, PMTU_RAISE_TIMER."""
+_CONFIRM_S = 15.0
+"""Fragments cost some rate and nothing else, so there is no hurry."""
 
 
 class PathMtu:
@@ -30,7 +37,10 @@ class PathMtu:
         probe_at: when the next probe is due; infinity for never.
     """
 
-    __slots__ = ("_candidate", "_ceiling", "_high", "_nonce", "_start", "_tries", "probe_at", "size")
+    __slots__ = (
+        "_candidate", "_ceiling", "_confirm_at", "_confirming", "_high", "_nonce", "_raise_at", "_start", "_tries",
+        "probe_at", "size",
+    )  # fmt: skip
 
     def __init__(self, start: int, ceiling: int) -> None:
         self._start = self.size = start & ~3
@@ -39,6 +49,8 @@ class PathMtu:
         self._candidate = self._ceiling
         self._tries = 0
         self._nonce = 0
+        self._confirming = False
+        self._confirm_at = self._raise_at = inf
         self.probe_at = inf
 
     def begin(self, now: float) -> None:
@@ -47,14 +59,25 @@ class PathMtu:
         self._tries = 0
         self.probe_at = now if self._ceiling > self.size else inf
 
+    def is_due(self, now: float, *, sending: bool) -> bool:
+        """Whether a probe is due: one of a search, or, while data is on its way, one that confirms the size."""
+        if sending and self._confirm_at <= now and not self._tries and self.probe_at > now:
+            self._confirming = True
+            self._candidate = self.size
+            return True
+        return self.probe_at <= now
+
     def probe(self, now: float, timeout: float) -> list[bytes] | None:
         """Return the chunks of the probe that is due, or None if the one before it was the last."""
         if self._tries >= _TRIES:
             self._high = self._candidate - 4
+            if self._confirming:
+                self._confirming, self.size = False, self._start
+                self._confirm_at = inf
             if not self._next():
-                self.probe_at = now + _RAISE_S
+                self.probe_at = self._raise_at = now + _RAISE_S
                 return None
-        if self._candidate <= self.size:
+        if self._candidate <= self.size and not self._confirming:
             self.begin(now)  # the raise timer expired
         self._tries += 1
         self._nonce += 1
@@ -67,8 +90,16 @@ class PathMtu:
         """Take the information of a HEARTBEAT-ACK; True if packets may be larger from now on."""
         if information != b"M" + self._nonce.to_bytes(7, "big") or not self._tries:
             return False
+        self._confirm_at = now + _CONFIRM_S
+        if self._confirming:
+            self._confirming = False
+            self._tries = 0
+            self.probe_at = self._raise_at
+            return False
         self.size = self._candidate
-        self.probe_at = now if self._next() else (inf if self.size == self._ceiling else now + _RAISE_S)
+        searching = self._next()
+        self._raise_at = inf if self.size == self._ceiling else now + _RAISE_S
+        self.probe_at = now if searching else self._raise_at
         return True
 
     def _next(self) -> bool:
@@ -86,5 +117,7 @@ class PathMtu:
         self.size = self._start
         self._high = self._candidate = self._ceiling
         self._tries = 0
-        self.probe_at = now + _RETRY_S
+        self._confirming = False
+        self._confirm_at = inf
+        self.probe_at = self._raise_at = now + _RETRY_S
         return True

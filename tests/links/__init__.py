@@ -86,6 +86,12 @@ class TwoHosts:
         counters = next(line for line in text.splitlines() if line.strip().startswith("wire0:"))
         return int(counters.split(":")[1].split()[0])
 
+    async def set_mtu(self, mtu: int) -> None:
+        """Let both hosts send no larger IP packets; those that may be are fragmented."""
+        for host in (self.on_a, self.on_b):
+            argv = host("ip", "link", "set", "wire0", "mtu", str(mtu))
+            await asyncio.to_thread(subprocess.run, argv, check=True)
+
     def cut(self) -> None:
         """Cut the link, or join it again."""
         assert self._wire is not None

@@ -327,3 +327,22 @@ async def test_flood_is_read_in_turns() -> None:
     assert 0 < len(receiver.recorder.datagrams) <= udp.MAX_DATAGRAMS_PER_TURN
     await receiver.recorder.until(400)
     await asyncio.gather(sender.close(), receiver.close())
+
+
+async def test_only_a_probe_is_lost_where_it_would_have_to_be_fragmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+
+    def allow(_sock: socket.socket, *, allowed: bool) -> bool:
+        said.append(allowed)
+        return True
+
+    monkeypatch.setattr(udp, "allow_fragments", allow)
+    sender, receiver = Side(), Side()
+    sender.transport.send_run(PAYLOAD * 3000, 1500, receiver.address)
+    await receiver.recorder.until(2)
+    assert said == []
+    sender.transport.send_whole(PAYLOAD * 1400, receiver.address)
+    await receiver.recorder.until(3)
+    assert said == [False, True]
+    for side in (sender, receiver):
+        await side.close()

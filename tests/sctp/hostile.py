@@ -94,14 +94,17 @@ class Puppet:
     def answers(self) -> list[tuple[int, bytes]]:
         """Return kind and body of every chunk that is ready to leave."""
         found = []
-        while packets := self.association.datagrams(self.now):
-            for packet in packets:
+        while True:
+            packets = self.association.datagrams(self.now)
+            probe = self.association.take_probe()
+            if not packets and probe is None:
+                return found
+            for packet in [*packets, probe] if probe is not None else packets:
                 position = 12
                 while position < len(packet):
                     length = int.from_bytes(packet[position + 2 : position + 4], "big")
                     found.append((packet[position], packet[position + 4 : position + length]))
                     position += length + (-length & 3)
-        return found
 
     def wait(self, seconds: float) -> list[tuple[int, bytes]]:
         """Let time pass; return what was sent meanwhile."""

@@ -35,6 +35,9 @@ class Path:
     """0 for no bottleneck."""
     queue: int = 200_000
     mtu: int = 65_536
+    """Larger probes are lost."""
+    fragments: bool = False
+    """Larger packets that are no probes arrive."""
 
 
 class Direction:
@@ -50,9 +53,9 @@ class Direction:
         self.carried = 0
         self.longest_queue_s = 0.0
 
-    def arrivals(self, now: float, packet: bytes) -> list[float]:
+    def arrivals(self, now: float, packet: bytes, *, probe: bool = False) -> list[float]:
         path, rng = self.path, self._rng
-        if len(packet) > path.mtu:
+        if len(packet) > path.mtu and (probe or not path.fragments):
             self.lost += 1
             return []
         start = max(self._free_at, now)
@@ -163,18 +166,24 @@ class World:
         """Collect what both ends have to send, and give them their events."""
         for end, direction, other in ((self.left, self.there, self.right), (self.right, self.back, self.left)):
             end.drain()
-            while packets := end.association.datagrams(self.now):
+            while True:
+                packets = end.association.datagrams(self.now)
+                probe = end.association.take_probe()
                 for packet in packets:
                     self._carry(end, direction, other, packet)
+                if probe is not None:
+                    self._carry(end, direction, other, probe, probe=True)
+                elif not packets:
+                    break
             end.drain()
 
-    def _carry(self, end: End, direction: Direction, other: End, packet: bytes) -> None:
+    def _carry(self, end: End, direction: Direction, other: End, packet: bytes, *, probe: bool = False) -> None:
         if self.tap is not None:
             changed = self.tap(end, packet)
             if changed is None:
                 return
             packet = changed
-        for at in direction.arrivals(self.now, packet):
+        for at in direction.arrivals(self.now, packet, probe=probe):
             self._count += 1
             heapq.heappush(self._queue, (at, self._count, other, packet))
 

@@ -59,7 +59,8 @@ class RecordedAssociation(Association):
     def datagrams(self, now: float, limit: int = 64) -> list[bytes]:
         now = self._at(now)
         packets = super().datagrams(now, limit)
-        self._note("datagrams", now=now, limit=limit, packets=[packet.hex() for packet in packets])
+        probes = [] if self._probe is None else [self._probe]
+        self._note("datagrams", now=now, limit=limit, packets=[packet.hex() for packet in packets + probes])
         return packets
 
     def next_deadline(self) -> float | None:
@@ -161,6 +162,9 @@ class Replay:
                 values[name] = bytes.fromhex(values[name])
         if call == "datagrams":
             self.sent += self.association.datagrams(values["now"], values["limit"])
+            probe = self.association.take_probe()
+            if probe is not None:
+                self.sent.append(probe)
         elif call not in ("message", "event"):
             getattr(self.association, call)(**values)
 

@@ -318,6 +318,25 @@ def test_packets_get_smaller_when_the_path_gets_narrower() -> None:
     assert world.run(60, lambda: len(world.right.messages) == 1)
 
 
+def test_chunks_cut_for_a_wide_path_get_through_a_narrow_one_in_fragments() -> None:
+    settings = SctpSettings(packet_size_ceiling=1444, heartbeat_interval=0)
+    world = established(pair(20, Path(rate=500_000), settings))
+    world.run(5)
+    assert world.left.association._path.size == 1444
+    send_bulk(world, 8 << 20)
+    world.run(1)
+    begun = world.now
+    world.there.path = Path(rate=500_000, mtu=1300, fragments=True)
+    assert world.run(30, lambda: world.left.association._path.size < 1444), "no hurry, as nothing fails meanwhile"
+    assert world.run(5, lambda: world.left.association._path.size > 1280)
+    assert world.run(60, lambda: len(world.right.messages) == 512)
+    assert world.now - begun < 20, "17 s of sending"
+    world.run(1)
+    idle = world.left.association.packets_sent
+    world.run(120)
+    assert world.left.association.packets_sent == idle, "without data nothing is confirmed"
+
+
 def test_probe_of_a_closed_window_is_acknowledged_once_it_opens() -> None:
     """Senders whose congestion window it fills would otherwise wait for their timer."""
     puppet = Puppet(SctpSettings(receive_window=64 * KIB))

@@ -1,0 +1,36 @@
+"""A path whose MTU is small, or gets smaller in a transfer, carries everything (RFC 9260 section 6.9, RFC 8899)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.bench.transport import PROGRAM, Pair
+from tests.links import Quality, TwoHosts
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.alone,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and TUN devices need root"),
+]
+
+LINK = Quality(delay_ms=5, rate_mbit=20)
+CHANNEL = ("--interface", "wire0")
+
+
+def pair_on(hosts: TwoHosts) -> Pair:
+    return Pair(hosts.on_a(*PROGRAM, "offer", *CHANNEL), hosts.on_b(*PROGRAM, "answer", *CHANNEL))
+
+
+@pytest.mark.parametrize("mtu", [1300, 1000, 576])
+async def test_transfer_goes_on_when_the_path_gets_narrower(tmp_path: Path, mtu: int) -> None:
+    async with TwoHosts(tmp_path, LINK) as hosts, pair_on(hosts) as pair:
+        await pair.ping(20)
+        async with asyncio.timeout(20):
+            bulk = asyncio.create_task(pair.bulk(3))
+            await asyncio.sleep(1)  # well into the transfer: packets have found their size
+            await hosts.set_mtu(mtu)
+            assert (await bulk).mb_s > 1.0, "of 2.5"
