@@ -284,5 +284,19 @@ async def status(context: Context) -> None:
     await account.status(context)
 
 
+@main.command()
+@in_loop
+async def netcheck(context: Context) -> None:
+    """Say what this network lets through, without calling anybody.
+
+    Whether the homeserver answers, and how far its clock is from mine; whether UDP gets out, by IPv4 and IPv6, and how
+    large packets may be; what each STUN and TURN server that the homeserver gives does, and after how long. Ends with 0
+    where calls can work, with 5 where none can, and with 1 where the homeserver does not answer.
+    """
+    from mxrtc_bridge.client import netcheck  # noqa: PLC0415
+
+    await netcheck.netcheck(context)
+
+
 main.add_command(files.send)
 main.add_command(files.get)

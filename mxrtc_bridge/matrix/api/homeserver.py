@@ -74,6 +74,11 @@ class QuietHomeserver:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
+    @property
+    def clock_offset_s(self) -> float | None:
+        """By how many seconds its clock is ahead of ours, to the second; None before it has said."""
+        return self._transport.clock_offset_s
+
     async def close(self) -> None:
         """Close the connections; may be called twice."""
         await self._transport.close()

@@ -22,7 +22,9 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPMethod as Method
 from http import HTTPStatus
@@ -296,6 +298,8 @@ class Transport:
             raise ConfigError("the access token holds a character that no token has; log in again, or correct it")
         self._base_url = URL(base_url)
         self._token = token
+        self.clock_offset_s: float | None = None
+        """By how many seconds the homeserver's clock is ahead of ours, to the second, by what it last answered."""
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
             connector=TCPConnector(socket_factory=make_socket),
@@ -437,7 +441,12 @@ class Transport:
                 return {ARRAY: answer}
             if not isinstance(answer, dict):
                 raise _FailedError(f"the answer of the homeserver is not a JSON object; {_PAGE}")
+            self._note_date(response.headers.get("Date"))
             return answer
+
+    def _note_date(self, text: str | None) -> None:
+        with suppress(TypeError, ValueError, OverflowError):  # whatever stands there
+            self.clock_offset_s = parsedate_to_datetime(text or "").timestamp() - time.time()
 
 
 def _explained(what: str, error: _FailedError) -> HomeserverError:
