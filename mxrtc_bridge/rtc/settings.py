@@ -26,8 +26,9 @@ class RtcSettings:
     port_range: tuple[int, int] | None = None
     """First and last UDP port for local candidates; None leaves the choice to the operating system."""
 
-    gather_timeout_s: float = 2.5
-    """Longest wait of a description for STUN and TURN servers; what they give later follows by itself."""
+    gather_timeout_s: float = 1.0
+    """Longest wait of a description for STUN and TURN servers; what they give later follows by itself. Enough for TURN
+    over UDP on a slow line, and no more: where a server is dead each call waits for so long, twice."""
     servers_timeout_s: float = 10.0
     """How long servers are asked; where there is nothing else to offer, the description waits for them so long."""
     ice_timeout_s: float = 25.0

@@ -19,6 +19,7 @@ from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAtt
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
 from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
+from mxrtc_bridge.rtc.settings import RtcSettings
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_interfaces import free_range
 from tests.waiting import until
@@ -141,6 +142,22 @@ async def test_dead_turn_servers_of_all_kinds_cost_the_deadline(silent_server: i
     candidates, seconds = await offered(plan, gather_timeout_s=0.5)
     assert shapes(candidates) == [("host", "127.0.0.1")]
     assert seconds < 1.0
+
+
+async def test_dead_turn_server_makes_a_call_with_a_direct_path_no_more_than_two_seconds_slower(
+    silent_server: int,
+) -> None:
+    """With the settings as they are: each side waits for it, one after the other."""
+    plan = ServerPlan(turn=(TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),))
+    settings = RtcSettings(interfaces=("127.0.0.1",))
+    caller, callee = make_peer(settings, plan), make_peer(settings, plan)
+    start = asyncio.get_running_loop().time()
+    try:
+        await callee.create_answer(offer_of(await caller.create_offer()))
+    finally:
+        await caller.close()
+        await callee.close()
+    assert asyncio.get_running_loop().time() - start < 3.0
 
 
 async def test_advertised_address_is_shown_instead_of_the_local_one() -> None:
