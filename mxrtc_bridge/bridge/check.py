@@ -1,4 +1,6 @@
-"""What can be checked only by asking others: database, disks, homeserver, the way back from it, TURN, targets.
+"""What can be checked only by asking others: database, disks, homeserver, the way back from it, targets.
+
+What it says of the network is in :mod:`mxrtc_bridge.bridge.network_check`.
 
 One file: it is one list of questions, in the order in which the first cause leaves out what comes of it.
 """
@@ -13,6 +15,7 @@ from pathlib import Path
 from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.bridge.devices.identity_key import why_impossible
+from mxrtc_bridge.bridge.network_check import check_network
 from mxrtc_bridge.config.config import Config, EncryptionMode
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.secrets import read_secret_file
@@ -28,8 +31,6 @@ from mxrtc_bridge.core.errors import (
 )
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.text.display import size_words
-from mxrtc_bridge.core.webrtc.ice import IcePolicy
-from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.ping import UNKNOWN_TOKEN, ping
@@ -37,9 +38,6 @@ from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transp
 from mxrtc_bridge.matrix.rooms.successions import MAX_SUCCESSORS
 from mxrtc_bridge.matrix.virtual_users import MAX_NAMED, NOT_OUR_NAMES, Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
-from mxrtc_bridge.rtc.certificates import NoCertificates
-from mxrtc_bridge.rtc.factory import AiortcPeerFactory
-from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.sinks.connector import TargetConnector
 from mxrtc_bridge.storage.disk_space import FULL_BYTES, LOW_BYTES, space_left
 from mxrtc_bridge.storage.file_lock import database_file, is_in_use
@@ -211,7 +209,7 @@ async def _check_homeserver(config: Config, homeserver: Homeserver, *, runs: boo
     async for finding in _check_names(config, homeserver):
         yield finding
     yield await _check_way_back(config, homeserver, runs=runs)
-    async for finding in _check_turn(config, homeserver):
+    async for finding in check_network(config.ice, homeserver):
         yield finding
 
 
@@ -342,50 +340,6 @@ def _no_way_back(config: Config, error: HomeserverError) -> Finding:
         case "M_FORBIDDEN":
             fix = "correct appservice.id, or write the registration anew, and give it to the homeserver"
     return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
-
-
-async def _check_turn(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:
-    servers = config.ice.servers
-    if config.ice.use_homeserver_servers:
-        try:
-            # As the user that the registration itself has made: a check makes no accounts.
-            servers = (*servers, *await homeserver.turn_server())
-        except HomeserverError as error:
-            yield Finding(
-                Level.WARN, f"the homeserver gives no TURN servers: {error}", "set turn_uris in homeserver.yaml"
-            )
-            return
-    urls = [url for server in servers for url in server.turn_urls]
-    if not urls:
-        level = Level.FAIL if config.ice.policy is IcePolicy.RELAY else Level.WARN
-        yield Finding(
-            level,
-            "there is no TURN server, so users behind strict firewalls cannot connect",
-            "run coturn and set turn_uris and turn_shared_secret in homeserver.yaml",
-        )
-        return
-    if await _relays(servers, config.ice.interfaces, config.appservice.bot):
-        yield Finding(Level.OK, f"TURN gives a relayed address ({len(urls)} URIs)")
-    else:
-        yield Finding(
-            Level.FAIL,
-            f"none of {', '.join(urls[:4])} gives a relayed address",
-            "check the secret, the ports and coturn's log",
-        )
-
-
-async def _relays(servers: tuple[IceServer, ...], interfaces: tuple[str, ...], local: UserId) -> bool:
-    async def given(_local: UserId) -> tuple[IceServer, ...]:
-        return servers
-
-    settings = RtcSettings(policy=IcePolicy.RELAY, interfaces=interfaces)
-    peer = await AiortcPeerFactory(settings, NoCertificates(), given).create(local)
-    try:
-        return " typ relay" in await peer.create_offer()
-    except MxrtcError:
-        return False
-    finally:
-        await peer.close()
 
 
 def check_file(name: str, target: AppendTarget | ReadTarget) -> Finding:
