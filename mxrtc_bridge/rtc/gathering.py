@@ -35,10 +35,10 @@ from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
 log = logging.getLogger(__name__)
 
-STRAGGLER_S = 0.3
+STRAGGLER_S = 0.15
 """How long answers that add nothing new in kind are waited for."""
 
-TURN_HEAD_START_S = 0.4
+TURN_HEAD_START_S = 0.3
 """Of a TURN server, before the next one in the list is tried beside it. Short, as TLS comes third and needs five round
 trips; not shorter, as an allocation over UDP that is not needed any more stays on the server until it expires."""
 
