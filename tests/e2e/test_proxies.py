@@ -72,6 +72,8 @@ class Front:
     shown: bytes | None = None
     asked: set[str] = field(default_factory=set)
     """Which of :data:`ASKED` got the page."""
+    pages: int = 0
+    """How often a page was shown."""
     connections: OwnedConnections = field(default_factory=OwnedConnections)
 
     @property
@@ -95,6 +97,7 @@ class Front:
                 await self._pass_on(lines, body, writer)
             else:
                 self.asked |= {each for each in ASKED if each in lines[0].decode()}
+                self.pages += 1
                 writer.write(self.shown)
                 await writer.drain()
 
