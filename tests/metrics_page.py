@@ -38,7 +38,7 @@ _NOTES = """\
 - Payload bytes are counted at the end of a stream or transfer: `sent` to the user, `received` from the user.
 - Refusals: `denied` is a call, a stream or a transfer without a right; `limit` and `calls_limit` are limits that were reached.
 - Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two, `device` a call from a device that `encryption.devices` does not admit, `undecryptable` an event that could not be decrypted, `plain_in_encrypted` one in plain text in an encrypted room, `plain_signal` one between devices.
-- While an admin has paused the bridge, calls count as `paused`; when a decision cannot be written into the audit as `audit`, when the database does not answer as `unavailable`, and when the homeserver does not say who is in a room as `unconfirmed`. `gap` is a message between devices whose predecessor is missing.
+- While an admin has paused the bridge, calls count as `paused`; when a decision cannot be written into the audit as `audit`, when the database does not answer, or the homeserver shows another identity of the peer, as `unavailable`, and when the homeserver does not say who is in a room as `unconfirmed`. `gap` is a message between devices whose predecessor is missing.
 - All other refusals are faults of a call event, its description or a channel.
 
 ## What to watch

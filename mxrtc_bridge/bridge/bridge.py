@@ -27,7 +27,7 @@ from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.values import UnixListen
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
-from mxrtc_bridge.core.ids import RoomId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.clock import Clock, LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
@@ -35,7 +35,7 @@ from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.inbox.inbox import Inbox
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
-from mxrtc_bridge.matrix.virtual_users import Consent
+from mxrtc_bridge.matrix.virtual_users import Consent, UsersRefusedError
 from mxrtc_bridge.storage.tables import Stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
@@ -88,7 +88,7 @@ class Bridge:
         self._serving = serving or asyncio.Event()
         self.basis = build_basis(config, stores, clock or LoopClock(), pace)
         self.access = build_access(self.basis, consent)
-        self.devices = build_devices(self.basis, self.access)
+        self.devices = build_devices(self.basis, self.access, identity_changed=self._tell_down)
         self.calls = build_calls(self.basis, self.access, self.devices)
         self._reload = Reload(
             config.path,
@@ -207,16 +207,16 @@ class Bridge:
             tasks.create_task(directories, name="directories")
             await wait_for_homeserver(self.basis.homeserver)
             await until_possible("the look at our accounts", self.access.users.load)
-            await until_possible("the accounts of peers", lambda: self.access.users.take(users))
-            await until_possible("the rooms of peers", self.calls.peers.start)
+            await until_possible("the accounts of peers", lambda: self._take_users(users))
+            await until_possible("the rooms of peers", lambda: self.calls.peers.start(self.access.users.is_fit))
             keep("rooms of peers", self.calls.peers.run)
             keep("arrivals", self.revocation.run)
             to_device, register = self._router.receive_to_device, self.calls.peers.register_again
-            await self.devices.encryption.begin(users, to_device, register)
+            await self.devices.encryption.begin(filter(self.access.users.is_fit, users), to_device, register)
             keep("calls by devices", self.calls.signalling.run)
             keep("encryption", self.devices.encryption.run)
             keep("late keys", self.devices.messages.run)
-            # Not before the bridge is ready: they take many requests. Another identity than ours ends the bridge.
+            # Not before the bridge is ready: they take many requests. Other identities of all end the bridge.
             devices = until_possible("the devices of peers", self.devices.encryption.bring_up)
             tasks.create_task(devices, name="devices of peers")
             keep("verifications", self.devices.verifications.run)
@@ -244,6 +244,36 @@ class Bridge:
             keep("ping", lambda: ping(on_change=returns.changed, retry_s=retry_s, sleep=returns.until_next_ping))
             keep("housekeeping", self._keep_house)
             keep("lines that were left out", rate_limited_log.keep_telling)
+
+    async def _take_users(self, users: Sequence[UserId]) -> None:
+        """Take our accounts; what is wrong with some of them is their trouble alone.
+
+        Raises:
+            ConfigError: so much is wrong that nobody could be served.
+            HomeserverError: a user could not be registered.
+            StorageError: it could not be written down.
+        """
+        own, bot = self.access.users, self._config.appservice.bot
+        try:
+            await own.take(users)
+        except UsersRefusedError as error:
+            if own.nobody_serves(bot, [user for user in users if user != bot]):
+                raise
+            log.warning("! not everybody is served: %s", error)
+            self._tell_down()
+
+    async def _take_new_users(self, users: Sequence[UserId]) -> None:
+        try:
+            await self.access.users.take(users)
+        finally:
+            self._tell_down()
+
+    def _tell_down(self) -> None:
+        """Have the service manager say which of our users take no calls."""
+        users = [profile.user_id for profile in profiles(self.basis.config.in_force)]
+        down = [user for user in users if self.devices.why_down(user) is not None]
+        more = f" and {len(down) - 1} more" if down[1:] else ""
+        self._manager.note(f"no calls for {down[0]}{more}, the log says why" if down else "")
 
     async def _take_events(self) -> None:
         """Own the inbox, which ends when it is closed."""
@@ -302,7 +332,7 @@ class Bridge:
             [ReloadStep("devices of callers", self.calls.device_policy.judge_again)],
             [ReloadStep("directories", lambda: self.calls.files.serve(config.files_targets()))],
             [
-                ReloadStep("accounts of peers", lambda: self.access.users.take(users)),
+                ReloadStep("accounts of peers", lambda: self._take_new_users(users)),
                 ReloadStep(
                     "rooms of peers", lambda: self.calls.peers.reload(p for p in profiles(config) if fit(p.user_id))
                 ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.bridge.access.configured_rooms import ComparisonTimes, ConfiguredRooms
@@ -51,7 +52,7 @@ from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.matrix.rooms.refresh import Gap
 from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
-from mxrtc_bridge.matrix.virtual_users import Consent, VirtualUsers
+from mxrtc_bridge.matrix.virtual_users import Consent, UserRefusal, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.sinks.connector import TargetConnector
@@ -118,6 +119,8 @@ class Devices:
     verification_intake: VerificationIntake
     slow_work: FairWork
     decryption: EventDecryption
+    why_down: Callable[[UserId], str | None]
+    """Why a virtual user takes no calls, in words that go on after its name; None where nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +185,14 @@ def build_access(basis: Basis, consent: Consent) -> Access:
     return Access(rooms, index, notices, announcements, audit, audited, users, given, rights)
 
 
-def build_devices(basis: Basis, access: Access) -> Devices:
-    """Make all ends of encryption; there is no device before it starts."""
+def build_devices(basis: Basis, access: Access, identity_changed: Callable[[], None]) -> Devices:
+    """Make all ends of encryption; there is no device before it starts.
+
+    Args:
+        basis: what all is built upon.
+        access: who may do what.
+        identity_changed: see :class:`Encryption`.
+    """
     config, stores, clock, rights = basis.config, basis.stores, basis.clock, access.rights
     encryption = Encryption(
         config.in_force,
@@ -192,7 +201,14 @@ def build_devices(basis: Basis, access: Access) -> Devices:
         has_right=rights.has_any,
         may_replace=access.users.may_replace_identity,
         sleep=basis.homeserver_return.pause,
+        is_other=access.users.shows_other,
+        identity_changed=identity_changed,
     )
+
+    def why_down(user: UserId) -> str | None:
+        other = UserRefusal.OTHER_IDENTITY.value
+        return other if encryption.shows_other(user) else access.users.why_unfit(user)
+
     messages = RoomMessages(encryption, access.index, config, rights.has_any)
     homeserver = SealingHomeserver(basis.transport, messages.seal)
     outbox = Outbox(homeserver, masquerade=True)
@@ -220,7 +236,9 @@ def build_devices(basis: Basis, access: Access) -> Devices:
         wall_ms=clock.wall_ms,
         later=slow_work.put,
     )
-    return Devices(encryption, messages, homeserver, outbox, lookups, verifications, intake, slow_work, decryption)
+    return Devices(
+        encryption, messages, homeserver, outbox, lookups, verifications, intake, slow_work, decryption, why_down
+    )
 
 
 def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:

@@ -243,7 +243,7 @@ async def _check_names(config: Config, homeserver: Homeserver) -> AsyncIterator[
 
 
 async def _check_own_users(config: Config, homeserver: Homeserver, transport: Transport, seen: DatabaseLook) -> Finding:
-    """Whether a start would stop because of accounts or identities that are not the bridge's."""
+    """Whether a start would stop, or leave peers out, because of accounts or identities that are not the bridge's."""
     own_users = VirtualUsers(
         homeserver,
         _Seen(seen.own_users),
@@ -259,7 +259,9 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
         return Finding(Level.WARN, f"whose accounts the peers have could not be found out: {error}", "try again")
     if refused:
         what = ", ".join(f"{user} {why.value}" for user, why in sorted(refused.items()))
-        return Finding(Level.FAIL, f"the bridge would not start: {what}", own_users.explain(refused).replace("\n", " "))
+        ends = own_users.nobody_serves(config.appservice.bot, [peer.user_id for peer in config.peers.values()])
+        first = "the bridge would not start" if ends else "not everybody is served"
+        return Finding(Level.FAIL, f"{first}: {what}", own_users.explain(refused).replace("\n", " "))
     return Finding(Level.OK, "the accounts and identities of the peers are the bridge's, or still to be made")
 
 

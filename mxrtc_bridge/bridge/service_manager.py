@@ -51,7 +51,9 @@ class ServiceManager:
         self._monotonic_ns = monotonic_ns
         self._ready_after_s = ready_after_s
         self._ready = False
+        self._serves = False
         self._stops = False
+        self._status = "serving"
         self._complained = False
         self._socket: socket.socket | None = None
         if self._address is not None:
@@ -76,7 +78,15 @@ class ServiceManager:
             if not await set_within(serving, self._ready_after_s):
                 self._say_ready("waiting: it does not serve yet, and its log says why")
                 await serving.wait()
-            self._say_ready("serving")
+            self._serves = True
+            self._say_ready(self._status)
+
+    def note(self, trouble: str) -> None:
+        """What is wrong with a bridge that serves, in a few words, or nothing; said with "serving" from then on."""
+        status = f"serving; {trouble}" if trouble else "serving"
+        if status != self._status and self._serves and not self._stops:
+            self._send(f"STATUS={status}")
+        self._status = status
 
     def reload(self, *, begins: bool) -> None:
         """A reload begins or has ended; before the bridge is ready it says nothing."""

@@ -4,7 +4,8 @@
     ├── LocalError               our own caller, configuration or machine: fix it here
     │   ├── ConfigError          the configuration cannot be used
     │   │   ├── InvalidConfigError   ... and here are all its mistakes
-    │   │   └── OtherIdentityError   a virtual user shows an identity that is not ours
+    │   │   ├── OtherIdentityError   a virtual user shows an identity that is not ours
+    │   │   └── UsersRefusedError    virtual users have accounts or identities that are not ours
     │   ├── StateError           an operation that the object's state does not allow
     │   ├── StorageError         the database or the audit cannot take or give anything at the moment
     │   │   ├── RefusedStatementError  ... or works, and does not take this one thing

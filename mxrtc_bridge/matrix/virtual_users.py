@@ -3,7 +3,8 @@
 A homeserver gives an application service every account of its namespace, also one that a person made before the
 registration was read, and its identity can be replaced without asking anybody. Both are done on purpose only. A user
 is ours if this database remembers to have registered it, if it shows an identity that our key makes (a database was
-lost), or if the admin has said so. A user whose identity is another one keeps it until the admin says otherwise.
+lost), or if the admin has said so. A user whose identity is another one keeps it until the admin says otherwise; one
+that is ours nevertheless can be used, and says by its device, which does not come up, that something is wrong.
 
 :meth:`VirtualUsers.take` changes nothing about those that it refuses.
 """
@@ -88,6 +89,10 @@ class UserRefusal(Enum):
     OTHER_IDENTITY = "shows another identity"
 
 
+class UsersRefusedError(ConfigError):
+    """Some of our users have accounts or identities that are not ours; the text says who, why, and what to do."""
+
+
 class VirtualUsers:
     """See the head of this module; :meth:`load` comes first.
 
@@ -119,6 +124,10 @@ class VirtualUsers:
         self._ours: dict[UserId, str] = {}
         self._fit: set[UserId] = set()
         """Taken in this run, and in use since."""
+        self._refused: dict[UserId, UserRefusal] = {}
+        """Those of the rest that were looked at last."""
+        self._key_is_other = False
+        """Whether users of ours show identities, and none of them one that our key makes."""
 
     async def load(self) -> None:
         """Read who is ours.
@@ -133,8 +142,25 @@ class VirtualUsers:
         return user in self._ours
 
     def is_fit(self, user: UserId) -> bool:
-        """Whether ``user`` was taken in this run."""
-        return user in self._fit
+        """Whether ``user`` can be used: it was taken in this run, or is ours and shows another identity."""
+        return user in self._fit or (self.is_ours(user) and self.shows_other(user))
+
+    def shows_other(self, user: UserId) -> bool:
+        """Whether ``user`` was refused when it was looked at last, because of its identity."""
+        return self._refused.get(user) is UserRefusal.OTHER_IDENTITY
+
+    def why_unfit(self, user: UserId) -> str | None:
+        """Why ``user`` cannot be used, in words that go on after its name; None if it can, or was not looked at."""
+        return None if self.is_fit(user) or user not in self._refused else self._refused[user].value
+
+    def nobody_serves(self, bot: UserId, peers: Collection[UserId]) -> bool:
+        """Whether a bridge would be of no use to anybody with those that were refused when they were looked at last.
+
+        So it is where no peer is left, where the bot, as which all questions are asked, would be a person or another
+        bridge, and where it is the key that is wrong: a new peer would get an identity by it that nobody can take back.
+        """
+        wrong = self._key_is_other or (bot in self._refused and not self.is_fit(bot))
+        return wrong or (bool(peers) and all(peer in self._refused for peer in peers))
 
     def may_replace_identity(self, user: UserId) -> bool:
         """Whether another identity of ``user`` may be replaced by ours."""
@@ -149,6 +175,7 @@ class VirtualUsers:
         """
         await self._identities.load()
         shown = await self._identities.shown(users)
+        self._note_key(shown)
         found = {}
         for user in users:
             if self._is_proven(user, shown):
@@ -157,21 +184,29 @@ class VirtualUsers:
             elif await self._exists(user):
                 of_a_bridge = user in shown and shown[user].of_a_bridge
                 found[user] = UserRefusal.OTHER_IDENTITY if of_a_bridge else UserRefusal.STRANGER
+        self._refused = found
         return found
+
+    def _note_key(self, shown: Mapping[UserId, ShownIdentity]) -> None:
+        seen = [user for user in shown if self._is_proven(user, shown)]
+        self._key_is_other = bool(seen) and all(self._is_other(user, shown) for user in seen)
 
     async def take(self, users: Iterable[UserId]) -> None:
         """See to it that the users are registered and ours; to be called before anything else is done with them.
 
-        Those that are fit can be used afterwards, also when others were refused. One that was taken before stays so.
+        Those that are fit can be used afterwards, also when others were refused. One that was taken before stays so;
+        the refused are looked at again by the next call.
 
         Raises:
-            ConfigError: some were refused; the text says who, why, and what to do.
+            UsersRefusedError: some were refused.
+            ConfigError: the key of the identities cannot be read.
             HomeserverError: a user could not be registered; the others were gone through all the same.
             StorageError: it could not be written down.
         """
         wanted = sorted(set(users) - self._fit)
         await self._identities.load()
         shown = await self._identities.shown(wanted)
+        self._note_key(shown)
         refused: dict[UserId, UserRefusal] = {}
         failures: list[MxrtcError] = []
         unsettled: list[UserId] = []
@@ -193,10 +228,14 @@ class VirtualUsers:
 
         await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
         await self._end_unknown([*refused, *unsettled])
-        if refused:
-            raise ConfigError(self.explain(refused))
+        # Of whom nothing was found out now, what was known counts.
+        unknown = set(wanted).difference(self._fit, refused)
+        self._refused = refused | {user: why for user, why in self._refused.items() if user in unknown}
+        # First what may pass: it is done again then, and the refused are looked at with the others.
         if failures:
             raise _with_remedy(failures[0])
+        if refused:
+            raise UsersRefusedError(self.explain(refused))
 
     async def _end_unknown(self, left: Iterable[UserId]) -> None:
         """Let :data:`UNKNOWN_BEFORE` count for this time only, whatever came of it: who is there later may be a person.
@@ -224,11 +263,11 @@ class VirtualUsers:
         if users := [user for user, why in refused.items() if why is UserRefusal.OTHER_IDENTITY]:
             sentences.append(
                 f"{_names(users)} shows another identity at the homeserver than the key in "
-                f"{self._identities.key_place} makes: the key was replaced or lost, or this is a second bridge for the "
-                "same users. Nothing was changed. Put the old key back. Or, if it is lost, start once with: "
-                "mxrtc-bridge run --new-identity. Then the old identities are gone for good, and everybody who knows "
-                "a peer by its devices reads that its identity has changed, and has to accept it (mxrtc trust) or "
-                "compare it anew"
+                f"{self._identities.key_place} makes: the key was replaced or lost, somebody else has given it "
+                "another, or this is a second bridge for the same users. Nothing was changed. Put the old key back. "
+                "Or, if it is lost, start once with: mxrtc-bridge run --new-identity. Then the old identities are gone "
+                "for good, and everybody who knows a peer by its devices reads that its identity has changed, and has "
+                "to accept it (mxrtc trust) or compare it anew"
             )
         return "\n".join(sentences)
 

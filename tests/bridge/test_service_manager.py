@@ -94,6 +94,13 @@ def test_the_whole_life_is_told(address: tuple[str, str]) -> None:
             assert await other.until("WATCHDOG=1") == ["WATCHDOG=1"]
             serving.set()
             assert "READY=1\nSTATUS=serving" in await other.until("READY=1")
+            for trouble in ("no calls for a peer", "no calls for a peer", ""):
+                told.note(trouble)
+            said = await other.until("STATUS=serving")
+            assert [each for each in said if each != "WATCHDOG=1"] == [
+                "STATUS=serving; no calls for a peer",
+                "STATUS=serving",
+            ]
             await other.until("WATCHDOG=1")
             told.reload(begins=True)
             told.reload(begins=False)
@@ -144,8 +151,9 @@ def test_a_bridge_that_waits_for_its_homeserver_holds_up_nobody(tmp_path: Path) 
             assert await other.until("READY=1") == [
                 "READY=1\nSTATUS=waiting: it does not serve yet, and its log says why"
             ]
+            told.note("no calls for a peer")  # which is said once it serves at all
             serving.set()
-            assert await other.until("READY=1") == ["READY=1\nSTATUS=serving"]
+            assert await other.until("READY=1") == ["READY=1\nSTATUS=serving; no calls for a peer"]
             running.cancel()
             await asyncio.wait([running])
 

@@ -112,3 +112,32 @@ async def test_another_identity_of_one_peer_is_told_at_both_ends_and_the_other_p
     await assert_call_by_device(world, "alice", "logs")
     await until(lambda: "shows another identity than our key makes" in world.log_text(), 60)
     assert await count_events(world, "m.room.create") == 0, "no call has left the devices"
+
+
+async def test_another_identity_of_one_peer_at_a_start_is_that_peers_until_ours_is_shown_again(world: World) -> None:
+    assert world.bridge is not None
+    await world.bridge.terminate(20)
+    code, said = await world.run_admin("check")
+    assert (code, f"not everybody is served: {PEER} shows another identity" in said) == (1, True), said
+    await world.start_bridge()
+    line = await world.bridge.wait_for_line("WARNING.*not everybody is served.*", 20)
+    assert (PEER in line[0], "--new-identity" in line[0]) == (True, True)
+    await assert_call_by_device(world, "alice", "logs")
+    await world.add_user("carol")  # who has seen no other identity
+    world.grant("carol", "build/echo", "logs/echo")
+    world.write_config()
+    code, said = await world.run_admin("reload")
+    assert (code, "accounts of peers" in said) == (1, True), said
+    for world.signal, words in (("device", "no device with a signed identity"), ("room", "shows another identity")):
+        code, _, said = await world.run_mxrtc("carol", "ping", "-c", "1", "build")
+        assert (code, words in said) == (1, True), said
+    world.signal = "auto"
+    code, said = await world.run_admin("check")
+    assert (code, f"not everybody is served: {PEER} shows another identity" in said) == (1, True), said
+    async with world.homeserver.away():
+        with closing(sqlite3.connect(world.homeserver.folder / "homeserver.db")) as db, db:
+            for table in ("e2e_cross_signing_keys", "e2e_cross_signing_signatures"):
+                db.execute(f"DELETE FROM {table} WHERE user_id = ?", (PEER,))
+            db.execute("DELETE FROM devices WHERE user_id = ? AND hidden", (PEER,))
+    await until_called(world, "alice", 120)
+    await world.bridge.wait_for_line("shows our identity again", 5)

@@ -11,7 +11,13 @@ import pytest
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity
-from mxrtc_bridge.matrix.virtual_users import UNKNOWN_BEFORE, Consent, UserRefusal, VirtualUsers
+from mxrtc_bridge.matrix.virtual_users import (
+    UNKNOWN_BEFORE,
+    Consent,
+    UserRefusal,
+    UsersRefusedError,
+    VirtualUsers,
+)
 
 BOT, BUILD, LAB = (UserId(f"@{name}:example.org") for name in ("rtcbot", "rtc_build", "rtc_lab"))
 ALL = [BOT, BUILD, LAB]
@@ -168,7 +174,9 @@ async def test_another_identity_is_replaced_on_purpose_only() -> None:
     assert await made.refusals(ALL) == dict.fromkeys([BOT, BUILD], UserRefusal.OTHER_IDENTITY)
     with pytest.raises(ConfigError, match=f"{BUILD}, {BOT} shows another .*the key file .*--new-identity"):
         await made.take(ALL)
-    assert [made.is_fit(user) for user in ALL] == [False, False, True]
+    # They are ours nevertheless, and those that show the right one show that the key is right.
+    assert [(made.is_fit(user), made.shows_other(user)) for user in ALL] == [(True, True), (True, True), (True, False)]
+    assert [made.nobody_serves(BOT, peers) for peers in ([BUILD, LAB], [BUILD])] == [False, True]
     assert not made.may_replace_identity(BUILD)
     assert outside.identities == {BOT: THEIRS, BUILD: THEIRS, LAB: OURS}
     await outside.start(new_identity=True)
@@ -176,12 +184,57 @@ async def test_another_identity_is_replaced_on_purpose_only() -> None:
     await outside.start()
 
 
-async def test_a_lost_key_is_another_identity_of_all() -> None:
+async def test_an_identity_that_is_right_again_is_found_by_the_next_look_and_no_failure_forgets_it_before() -> None:
     outside = Outside()
     await outside.start()
-    outside.key = ""
+    outside.identities[BUILD] = THEIRS
+    made = outside.made()
+    await made.load()
+    with pytest.raises(UsersRefusedError):
+        await made.take(ALL)
+
+    def fails(step: str, user: UserId) -> None:
+        if (step, user) == ("register", BUILD):
+            raise HomeserverError("no answer", 502)
+
+    outside.fails = fails
+    with pytest.raises(HomeserverError):
+        await made.take(ALL)
+    assert (made.is_fit(BUILD), made.shows_other(BUILD)) == (True, True), "its rooms would be left otherwise"
+    outside.fails, outside.identities[BUILD] = lambda _step, _user: None, OURS
+    await made.take(ALL)
+    assert (made.is_fit(BUILD), made.shows_other(BUILD)) == (True, False)
+
+
+@pytest.mark.parametrize("looks", ["take", "refusals"])
+async def test_a_lost_key_is_another_identity_of_all_and_serves_nobody_also_where_a_peer_is_new(looks: str) -> None:
+    outside = Outside()
+    await outside.start(users=[BOT, BUILD])
+    outside.key = "a new key"
     with pytest.raises(ConfigError, match="--new-identity"):
         await outside.start()
+    made = outside.made()
+    await made.load()
+    if looks == "take":
+        with pytest.raises(UsersRefusedError):
+            await made.take(ALL)
+    else:
+        await made.refusals(ALL)
+    assert made.nobody_serves(BOT, [BUILD, LAB]), "the new one would get an identity by the wrong key"
+
+
+@pytest.mark.parametrize(("person", "nobody"), [(BOT, True), (BUILD, False)])
+async def test_a_peer_with_a_persons_account_is_left_out_and_a_bot_with_one_ends_the_start(
+    person: UserId, nobody: bool
+) -> None:
+    outside = Outside({person})
+    made = outside.made()
+    await made.load()
+    with pytest.raises(UsersRefusedError):
+        await made.take(ALL)
+    assert made.nobody_serves(BOT, [BUILD, LAB]) is nobody
+    assert made.why_unfit(person) == "exists, and was not made by this bridge"
+    assert made.why_unfit(LAB) is None
 
 
 async def test_users_of_a_bridge_that_knows_nothing_any_more_need_one_word_for_all() -> None:

@@ -99,6 +99,7 @@ def build_bot(
         requests,
         admins,
         giving,
+        why_down=devices.why_down,
         monotonic=clock.monotonic,
         wall_ms=clock.wall_ms,
     )

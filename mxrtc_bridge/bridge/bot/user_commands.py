@@ -50,6 +50,7 @@ class UserCommands:
         admins: AdminCommands,
         giving: Giving,
         *,
+        why_down: Callable[[UserId], str | None],
         monotonic: Callable[[], float],
         wall_ms: Callable[[], int],
     ) -> None:
@@ -64,10 +65,12 @@ class UserCommands:
             requests: for access.
             admins: the commands of admins.
             giving: judges where what gives something counts, and asks back.
+            why_down: why a peer takes no calls, in words that go on after its name.
             monotonic: seconds, of the clock that sessions use.
             wall_ms: milliseconds since the epoch.
         """
         self._wall_ms = wall_ms
+        self._why_down = why_down
         self._rights = rights
         self._config = config
         self._sessions = sessions
@@ -168,8 +171,11 @@ class UserCommands:
         up = await self._states.of(targets.values())
         lines = []
         for peer, names in services.items():
-            states = [f"{name} ({_state(up.get(targets[peer, name]))})" for name in names]
-            lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states)))
+            why = self._why_down(peer)
+            state = {True: "up", False: "down", None: "not looked at"}
+            states = [f"{name} ({'down' if why else state[up.get(targets[peer, name])]})" for name in names]
+            down = f"; it takes no calls, as its account {why}" if why else ""
+            lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states), down))
         if not lines:
             return say(
                 "There is nothing that you may use now; ", _typed("request PEER/SERVICE", sender), " asks for it."
@@ -335,10 +341,6 @@ class UserCommands:
 def in_order(forms: Iterable[CommandForm]) -> tuple[CommandForm, ...]:
     """Order commands as they are shown: those of everybody, those of admins, and the answer to a question."""
     return tuple(sorted(forms, key=lambda form: (form.admin, form.effect is Effect.CONFIRMS)))
-
-
-def _state(up: bool | None) -> str:
-    return {True: "up", False: "down", None: "not looked at"}[up]
 
 
 def _typed(command: str, sender: CommandSender) -> Code:

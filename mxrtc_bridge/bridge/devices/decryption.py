@@ -16,6 +16,7 @@ from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, JudgedCaller, Sta
 from mxrtc_bridge.bridge.devices.room_messages import RoomMessages, explain, readable_for_all
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
+from mxrtc_bridge.core.call.to_device import PEER_IDENTITY
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StorageError
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
@@ -49,6 +50,10 @@ UNLISTED_DEVICE = (
     "Please try again; if that does not help, log in anew."
 )
 UNKNOWN_DEVICE = "I could not ask your homeserver about your devices just now. Please try again in a moment."
+OTHER_IDENTITY = (
+    "The homeserver shows another identity of me than mine, so that somebody else may answer in my place. "
+    "I take no calls until that is mended; please tell my admin, whose log says more."
+)
 _WORDS = {
     Standing.UNTRUSTED: UNTRUSTED_DEVICE,
     Standing.CHANGED: CHANGED_IDENTITY,
@@ -175,6 +180,12 @@ class EventDecryption:
                 event.sender, "x %s from %s ignored: in plain text, in an encrypted room", event.type, event.sender
             )
             return False
+        if event.type == "m.call.invite" and self._messages.shows_other(local):
+            # By the room nothing would tell the caller that something is wrong.
+            self._counters.refusal(RefusalCode.UNAVAILABLE)
+            self._seldom.info(event.sender, "x call from %s: %s shows another identity", event.sender, local)
+            await self._tell_refused(event, local, "identity", OTHER_IDENTITY, PEER_IDENTITY)
+            return False
         if self._lookups.least is Trust.UNSIGNED:
             return True
         await self._refuse(event, local, PLAIN_TEXT)
@@ -210,16 +221,21 @@ class EventDecryption:
         self._seldom.info(
             event.sender, "x %s from %s ignored: the device is not trusted enough", event.type, event.sender
         )
+        await self._tell_refused(event, local, "device", text)
+
+    async def _tell_refused(
+        self, event: RoomEvent, local: UserId, what: str, text: str, reason: str | None = None
+    ) -> None:
         if event.type not in ("m.call.invite", "m.room.message") or not self._rights.allows(event.sender, local):
             return
-        await self._say_once(event, local, "device", text)
+        await self._say_once(event, local, what, text)
         if event.type != "m.call.invite":
             return
         try:
             invite = parse_message(event.type, event.content)
-            reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1)
+            reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, reason)
             with readable_for_all():
-                await self._outbox.send(event.room_id, local, reject, step="device")
+                await self._outbox.send(event.room_id, local, reject, step=what)
         except (EventError, HomeserverError) as error:
             self._seldom.info(event.sender, "a call of %s was not rejected: %s", event.sender, error)
 

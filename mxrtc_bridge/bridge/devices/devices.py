@@ -62,6 +62,8 @@ class _End:
     """Which it shares with others."""
     up: bool = False
     """Whether its device has been brought up at the homeserver in this run."""
+    is_other: bool = False
+    """Whether the homeserver shows another identity of its user than ours, so that the device does not come up."""
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when that was tried once; until then whoever needs the device waits."""
     task: asyncio.Task[None] | None = None
@@ -79,6 +81,8 @@ class Encryption:
         may_replace: Callable[[UserId], bool] = lambda _user: False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         has_right: Callable[[UserId], bool] = lambda _user: False,
+        is_other: Callable[[UserId], bool] = lambda _user: False,
+        identity_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Make it; nothing is sent before :meth:`begin`.
 
@@ -89,7 +93,11 @@ class Encryption:
             may_replace: whether another identity that a virtual user shows is replaced.
             sleep: waits before a device asks again that the homeserver has failed, or is brought up again.
             has_right: whether a user holds any right.
+            is_other: whether a virtual user showed another identity before its device is brought up.
+            identity_changed: called when :meth:`shows_other` has changed for one of ours; must not block.
         """
+        self._is_other = is_other
+        self._identity_changed = identity_changed
         self._sleep = sleep
         self._config = config
         self._store = store
@@ -169,13 +177,16 @@ class Encryption:
         """Bring up the devices, or take those of an earlier run away where encryption is off.
 
         Raises:
-            OtherIdentityError: a user shows another identity, which may not be replaced.
+            OtherIdentityError: all users show another identity, which may not be replaced.
             HomeserverError: the homeserver has devices for none of them, and they were demanded.
         """
         try:
             await self.serve(self._users)
+        except OtherIdentityError:
+            if all(end.is_other for end in self._ends.values()):
+                raise
         except MxrtcError as error:
-            if self._config.encryption.mode is EncryptionMode.ON or isinstance(error, OtherIdentityError):
+            if self._config.encryption.mode is EncryptionMode.ON:
                 raise
             self._switch_off(error)
         finally:
@@ -219,7 +230,7 @@ class Encryption:
 
         Raises:
             HomeserverError: the homeserver has devices for none of our users.
-            OtherIdentityError: a user shows another identity, which may not be replaced.
+            OtherIdentityError: a user shows another identity, which may not be replaced; all others were brought up.
         """
         if not self.is_on:
             return
@@ -239,8 +250,7 @@ class Encryption:
             raise
 
     async def _serve_new(self) -> None:
-        others: list[OtherIdentityError] = []
-        refusals: list[HomeserverError] = []
+        refusals: list[MxrtcError] = []
         # One after the other: a second device of the same user would be deleted by the first, and it by the second.
         async with self._bringing_up:
             self._make_ends(self._users - self._ends.keys() if self.is_on else ())
@@ -248,51 +258,45 @@ class Encryption:
 
             async def work() -> None:
                 for user in todo:
-                    try:
-                        if (refusal := await self._bring_up(user)) is not None:
-                            refusals.append(refusal)
-                    except OtherIdentityError as error:
-                        others.append(error)
+                    refusals.extend(await self._bring_up(user))
 
             await asyncio.gather(*(work() for _ in range(STARTS_AT_A_TIME)))
-        if others:
-            raise others[0]
+        others = [error for error in refusals if isinstance(error, OtherIdentityError)]
         # What the homeserver says to all alike is said of itself; else it is the trouble of single devices.
-        if refusals and len(refusals) == len(self._ends):
+        if refusals and not others and len(refusals) == len(self._ends):
             raise refusals[0]
         log.info("encryption is on: %d devices", sum(end.up for end in self._ends.values()))
+        if others:
+            raise others[0]
 
     def _make_ends(self, users: Iterable[UserId]) -> None:
         for user in users:
             self._ends[user] = self._made(user)
 
-    async def _bring_up(self, user: UserId) -> HomeserverError | None:
+    async def _bring_up(self, user: UserId) -> list[MxrtcError]:
         """Have a device for a user, which may come up later.
 
         Returns:
-            Why not now, where the homeserver does not know or does not allow such devices.
-
-        Raises:
-            OtherIdentityError: the user shows another identity; there is no device then.
+            Why not now, where the homeserver does not know or does not allow such devices, or shows another identity.
         """
-        end, refusal = self._ends.get(user), None
+        end, refusals = self._ends.get(user), list[MxrtcError]()
         if end is None:
-            return None  # a reload has taken the user away meanwhile
+            return []  # a reload has taken the user away meanwhile
         try:
             await self._start(end)
-        except OtherIdentityError:
-            self._ends.pop(user, None)
-            raise
+        except OtherIdentityError as error:
+            self._note_other(end, error)
+            refusals.append(error)
         except Exception as error:  # noqa: BLE001 - also a defect of ours with one device is the trouble of that device
             self._note_defect(user, error)
             log.warning("! the device of %s comes up later: %s", user, in_words(error))
             if isinstance(error, HomeserverError) and error.status in _UNABLE:
-                refusal = error
+                refusals.append(error)
         finally:
             end.tried.set()
         if self._tasks is not None and self._ends.get(user) is end:
             end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
-        return refusal
+        return refusals
 
     def _made(self, user: UserId) -> _End:
         assert self._transport is not None
@@ -314,12 +318,23 @@ class Encryption:
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
         sync = DeviceSync(server, device, self._to_device, sleep=self._sleep, first_polls_s=polls_s)
-        return _End(rooms, sync, polling)
+        return _End(rooms, sync, polling, is_other=self._is_other(user))
 
     async def _start(self, end: _End) -> None:
         await end.rooms.device.start()
         await self._load_compared()
         end.up = True
+        if end.is_other:
+            end.is_other = False
+            log.warning("%s shows our identity again and takes calls", end.rooms.device.user)
+            self._identity_changed()
+
+    def _note_other(self, end: _End, error: OtherIdentityError) -> None:
+        """Take no calls for a user before the homeserver shows our identity: somebody else may answer as it."""
+        end.is_other = True
+        user = end.rooms.device.user
+        self._seldom.warning(user, "! %s takes no calls: %s; mxrtc-bridge check says what to do", user, error)
+        self._identity_changed()
 
     async def run(self) -> None:
         """Listen for all devices that were brought up, until cancelled."""
@@ -361,8 +376,13 @@ class Encryption:
                 self._note_defect(end.rooms.device.user, error)
                 failures = 1 if elapsed_s() - began_s > RESTART_S else failures + 1
                 pause_s = Backoff(FIRST_RESTART_S, RESTART_S).pause_s(failures)
-                log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, in_words(error))
                 end.up = False
+                if isinstance(error, OtherIdentityError):
+                    self._note_other(end, error)
+                else:
+                    log.error(
+                        "! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, in_words(error)
+                    )
                 await self._sleep(pause_s)
 
     def _note_defect(self, user: UserId, error: Exception) -> None:
@@ -417,6 +437,11 @@ class Encryption:
                 # What was compared in this run is newer.
                 self._compared.update({user: vouched[user] for user in vouched.keys() - self._compared.keys()})
                 self._is_loaded = True
+
+    def shows_other(self, user: UserId) -> bool:
+        """Whether the homeserver shows another identity of a virtual user than ours, as far as we know."""
+        end = self._ends.get(user)
+        return end is not None and end.is_other
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
         """The device of a virtual user, where it has one that is up."""

@@ -55,6 +55,10 @@ class RoomMessages:
         """Whether encrypted rooms are understood."""
         return self._devices.is_on
 
+    def shows_other(self, local: UserId) -> bool:
+        """Whether the homeserver shows another identity of a virtual user than ours."""
+        return self._devices.shows_other(local)
+
     async def is_encrypted(self, room: RoomId, local: UserId) -> bool:
         """Whether a room is or ever was encrypted, as far as we know."""
         rooms, state = self._devices.rooms_of(local), self._rooms.is_encrypted(room)

@@ -91,9 +91,10 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
 
     It says goodbye to its sessions and ends within 40 seconds, whatever hangs; a second signal ends it at once.
 
-    It stops with 78 where a peer or the bot would have the account of a person, or another identity than before. Both
-    can be meant, and are then said once: stop the service, run this with the option until it says `bridge ready` and
-    `encryption is on`, stop it, and start the service again.
+    A peer that would have the account of a person, or shows another identity than before, takes no calls; the others
+    serve. It stops with 78 where nobody could be served: no peer is left, the bot has the account of a person, or no
+    identity is the one that the key makes. Both can be meant, and are then said once: stop the service, run this with
+    the option until it says `bridge ready` and `encryption is on`, stop it, and start the service again.
     """
     try:
         frozenset(map(typed_user_id, adopt))

@@ -104,6 +104,8 @@ _REFUSED_NOW = {
     to_device.UNLISTED_DEVICE: "your homeserver does not list this device, or not yet; try again, and if that does not "
     "help: mxrtc logout, then mxrtc login",
     to_device.UNKNOWN_DEVICE: "the bridge could not ask your homeserver about this device; try again in a moment",
+    to_device.PEER_IDENTITY: "the homeserver shows another identity of this peer than the bridge's own, so somebody "
+    "else may answer in its place; the bridge takes no calls for it until its admin has mended that, so tell them",
     "unknown_error": "the bridge could not take the call; its log says why",
 }
 """By the reason of a bridge that may take the call later."""

@@ -24,6 +24,8 @@ UNLISTED_DEVICE = "unlisted_device"
 """Reason of a reject: the caller's homeserver does not list the calling device with this key, or not yet."""
 UNKNOWN_DEVICE = "unknown_device"
 """Reason of a reject: the caller's homeserver does not say which devices there are; try again."""
+PEER_IDENTITY = "peer_identity"
+"""Reason of a reject, in a room: the callee's homeserver shows another identity of the callee than its own."""
 STALE_INVITE = "stale_invite"
 """Reason of a reject: the invite is too old, or of the future; with ``sent_ms`` of both, the clocks are apart."""
 MAX_SEQ = 9_999

@@ -205,13 +205,18 @@ class Peers:
 
     # --- start, reload, sweep
 
-    async def start(self) -> None:
+    async def start(self, fit: Callable[[UserId], bool] = lambda _user: True) -> None:
         """Register and name all users, and list their rooms, which :meth:`run` or an event there has read.
+
+        Args:
+            fit: who can be used; the others are left out until a reload names them.
 
         Raises:
             HomeserverError: a user could not be registered (the registration does not cover it, or the token is wrong),
                 or a list of rooms could not be read.
         """
+        self._profiles = {user: profile for user, profile in self._profiles.items() if fit(user)}
+        self._registered = dict(self._profiles)
         await self._register(self._profiles.values())
         await self._bot_rooms.enter()
         await self.discovery.find(self._profiles)

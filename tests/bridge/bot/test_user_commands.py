@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -73,16 +74,23 @@ class World:
     def __init__(self) -> None:
         self.joined = {ADMINS: {ADMIN, BOT}, OTHER: {ADMIN, ALICE, EVE, BOT}}
         self.said: list[str] = []
+        self.listing: list[tuple[UserId, tuple[str, ...]]] = []
+        self.down: dict[UserId, str] = {}
         self.admin_now = self.admin_after = True
         """Whether there is an admin, before and after the homeserver is asked who is in a room."""
         rights = SimpleNamespace(
             is_admin=lambda user: user == ADMIN and self.admin_now,
             could_ask_for_anything=lambda user: user == ALICE,
-            listing=lambda _user, _bot: (),
+            listing=lambda _user, _bot: self.listing,
         )
         appservice = SimpleNamespace(peer_prefix="rtc_", bot=BOT)
         config = SimpleNamespace(
-            in_force=SimpleNamespace(homeserver=SimpleNamespace(domain="x"), appservice=appservice, peers={})
+            in_force=SimpleNamespace(
+                homeserver=SimpleNamespace(domain="x"),
+                appservice=appservice,
+                peers={},
+                target=lambda peer, name: f"{peer}/{name}",
+            )
         )
         none = cast(Any, None)
         self.admins = MoreForAdmins(none, none, config=cast(Any, config), wall_ms=lambda: NOW)
@@ -99,10 +107,11 @@ class World:
             cast(Any, config),
             none,
             none,
-            none,
+            cast(Any, SimpleNamespace(of=self._states)),
             none,
             self.admins,
             giving,
+            why_down=self.down.get,
             monotonic=lambda: 0.0,
             wall_ms=lambda: NOW,
         )
@@ -117,6 +126,9 @@ class World:
 
     async def invited_members(self, _room: RoomId, _as_user: UserId) -> frozenset[UserId]:
         return frozenset()
+
+    async def _states(self, targets: Iterable[object]) -> dict[object, bool]:
+        return {target: True for target in targets if target != "@rtc_far:x/ssh"}
 
     async def send_event(self, _room: RoomId, _kind: str, content: Any, *_: object) -> None:
         self.said.append(content["body"])
@@ -268,3 +280,15 @@ def test_no_command_of_everybody_can_take_or_give(effect: Effect) -> None:
 def test_no_command_can_give_without_saying_what() -> None:
     with pytest.raises(ValueError, match="must say what it would give"):
         command("x", "x", Effect.GIVES, nothing)(cast(Any, None))
+
+
+async def test_a_peer_that_takes_no_calls_is_listed_as_down_and_says_why(world: World) -> None:
+    names = ("build", "lab", "far")
+    world.listing = [(UserId(f"@rtc_{name}:x"), ("ssh", "web")) for name in names]
+    world.down[UserId("@rtc_lab:x")] = "shows another identity"
+    (said,) = await world.type("peers", by=ALICE)
+    assert said.splitlines()[1:4] == [
+        "- build: ssh (up), web (up)",
+        "- lab: ssh (down), web (down); it takes no calls, as its account shows another identity",
+        "- far: ssh (not looked at), web (up)",
+    ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
+from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
@@ -41,6 +43,52 @@ async def test_defect_in_the_start_of_one_device_leaves_the_others_up_and_is_tri
         await asyncio.gather(running, return_exceptions=True)
     assert pauses == [1.0, 2.0, 4.0]
     assert caplog.text.count("RecursionError: a defect of ours") == 1
+
+
+async def test_another_identity_is_the_trouble_of_one_user_which_is_served_when_the_right_one_is_shown_again(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, starts, shown, told = UserId(PEER.replace("build", "other")), CryptoDevice.start, ["another"], list[bool]()
+
+    async def strange(device: CryptoDevice) -> None:
+        if device.user == USER and shown[-1] == "another":
+            raise OtherIdentityError("it shows another identity")
+        await starts(device)
+
+    async def sleep(_seconds: float) -> None:
+        assert not encryption.shows_other(other)
+        shown.append("another" if len(shown) < 3 else "ours")
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(CryptoDevice, "start", strange)
+    encryption: Encryption
+    changed = lambda: told.append(encryption.shows_other(USER))  # noqa: E731
+    async with made(server, sleep=sleep, is_other=lambda user: user == USER, identity_changed=changed) as encryption:
+        await encryption.begin([USER, other], ignore)
+        assert encryption.shows_other(USER), "no call is taken unsaid before it was tried"
+        await encryption.bring_up()
+        assert [encryption.device_of(user) is not None for user in (USER, other)] == [False, True]
+        assert encryption.shows_other(USER)
+        running = asyncio.create_task(encryption.run())
+        await until(lambda: encryption.device_of(USER) is not None)
+        assert not encryption.shows_other(USER)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert (told[0], told[-1]) == (True, False)
+    (line,) = [each for each in caplog.records if "takes no calls" in each.message and each.levelno >= logging.WARNING]
+    assert (line.levelname, "it shows another identity; mxrtc-bridge check" in line.message) == ("WARNING", True)
+
+
+async def test_other_identities_of_all_users_end_the_start(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def strange(device: CryptoDevice) -> None:
+        raise OtherIdentityError(f"{device.user} shows another identity")
+
+    monkeypatch.setattr(CryptoDevice, "start", strange)
+    async with made(server) as encryption:
+        with pytest.raises(OtherIdentityError):
+            await start(encryption, [USER, UserId(PEER.replace("build", "other"))])
 
 
 async def test_user_whom_the_homeserver_has_forgotten_is_registered_before_its_device_is_tried_again(

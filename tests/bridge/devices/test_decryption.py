@@ -31,6 +31,7 @@ class World:
         self.is_on, self.least, self.allowed = True, Trust.UNSIGNED, True
         self.standing, self.trust = Standing.GOOD, Trust.CROSS_SIGNED
         self.device = PHONE
+        self.is_other = False
         self.looked = 0
         self.calls: list[CallerDevice | None] = []
         self.messages: list[RoomEvent] = []
@@ -71,7 +72,7 @@ class World:
         return True
 
     async def send(self, _room: RoomId, _local: UserId, message: CallMessage, *, step: str) -> None:
-        assert step == "device"
+        assert step == ("identity" if self.is_other else "device")
         self.rejects.append(message)
 
     async def send_notice(self, _room: RoomId, _local: UserId, text: str, *, key: str) -> None:
@@ -87,6 +88,19 @@ class World:
             self.messages.append(self.opened)
         elif caller is not None:
             self.calls.append(caller.device)
+
+    async def is_encrypted(self, *_: object) -> bool:
+        return False
+
+    def shows_other(self, local: UserId) -> bool:
+        assert local == PEER
+        return self.is_other
+
+    async def come_plain(self, kind: str, content: Any) -> None:
+        event = RoomEvent(EventId("$e"), ROOM, kind, ALICE, 1000, content)
+        clear = await self.events.open(event, PEER, None)  # type: ignore[arg-type]
+        if clear is not None and await self.events.admit(clear) is not None:
+            self.messages.append(event)
 
     async def call(self) -> None:
         await self.come(*content_of(invite()))
@@ -143,3 +157,16 @@ async def test_the_rest_of_a_call_and_whoever_has_no_right_ask_nobody(world: Wor
     world.least, world.device = Trust.CROSS_SIGNED, replace(PHONE, trust=Trust.UNSIGNED)
     await world.call()
     assert (len(world.calls), world.looked, world.notices) == (2, 0, [])
+
+
+async def test_a_peer_that_shows_another_identity_takes_no_new_call_by_a_plain_room_and_says_why(world: World) -> None:
+    await world.come_plain(*content_of(invite()))
+    assert (len(world.messages), world.notices) == (1, [])
+    world.is_other = True
+    await world.come_plain(*content_of(invite()))
+    assert (len(world.messages), world.notices) == (1, [decryption.OTHER_IDENTITY])
+    assert [isinstance(each, Reject) and each.reason for each in world.rejects] == ["peer_identity"]
+    assert world.counters.counted == [("refusal", "unavailable")]
+    await world.come_plain(*content_of(select(None)))
+    await world.come_plain("m.room.message", {"msgtype": "m.text", "body": "peers"})
+    assert len(world.messages) == 3, "calls that live, and commands, go on"

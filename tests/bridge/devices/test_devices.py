@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,23 @@ async def ignore(_: CryptoDevice, __: ToDeviceEvent) -> None:
 
 
 @asynccontextmanager
-async def made(server: FakeHomeserver, sleep: Any = asyncio.sleep, **section: Any) -> AsyncIterator[Encryption]:
+async def made(
+    server: FakeHomeserver,
+    sleep: Any = asyncio.sleep,
+    is_other: Callable[[UserId], bool] = lambda _user: False,
+    identity_changed: Callable[[], None] = lambda: None,
+    **section: Any,
+) -> AsyncIterator[Encryption]:
     config = server.config(encryption=section)
     async with open_stores(config.database) as stores:
-        encryption = Encryption(config, stores.crypto, wall_ms=lambda: 10**12, sleep=sleep)
+        encryption = Encryption(
+            config,
+            stores.crypto,
+            wall_ms=lambda: 10**12,
+            sleep=sleep,
+            is_other=is_other,
+            identity_changed=identity_changed,
+        )
         try:
             yield encryption
         finally:

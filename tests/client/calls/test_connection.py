@@ -39,6 +39,7 @@ PEER = UserId("@rtc_build:example.org")
         (call.CallOutcome.REJECTED, "rejected", Exit.DENIED),
         (call.CallOutcome.REJECTED, "user_busy", Exit.RETRY),
         (call.CallOutcome.REJECTED, "membership_unconfirmed", Exit.RETRY),
+        (call.CallOutcome.REJECTED, "peer_identity", Exit.RETRY),
         (call.CallOutcome.REJECTED, "unknown_error", Exit.RETRY),
         (call.CallOutcome.MEMBER_LEFT, "member_left", Exit.DENIED),
         (call.CallOutcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),

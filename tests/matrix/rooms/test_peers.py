@@ -36,6 +36,14 @@ async def test_start_registers_and_names_everybody_a_few_at_a_time() -> None:
     assert 1 < bench.homeserver.most_busy <= peers_module.CONCURRENCY
 
 
+async def test_peer_that_cannot_be_used_is_not_touched_at_the_start_and_appears_by_a_reload() -> None:
+    bench = Bench()
+    await bench.peers.start(lambda user: user != PEER)
+    assert (bench.homeserver.names, bench.peers.is_peer(PEER)) == ({PEER_2: "Logs"}, False)
+    await bench.peers.reload(bench.profiles)
+    assert (bench.homeserver.names, bench.peers.is_peer(PEER)) == ({PEER_2: "Logs", PEER: "Build"}, True)
+
+
 async def test_start_fails_with_the_homeservers_sentence_when_a_user_cannot_be_registered() -> None:
     bench = Bench()
     bench.homeserver.failures["register"] = HomeserverError("could not register: M_EXCLUSIVE", 400, "M_EXCLUSIVE")
