@@ -252,7 +252,7 @@ class VirtualUsers:
     def explain(self, refused: Mapping[UserId, UserRefusal]) -> str:
         """Say who was refused, why, and what to do."""
         sentences = []
-        if users := [user for user, why in refused.items() if why is UserRefusal.STRANGER]:
+        if users := sorted(user for user, why in refused.items() if why is UserRefusal.STRANGER):
             adopt = " ".join(f"--adopt {user}" for user in users[:MAX_NAMED])
             sentences.append(
                 f"{_names(users)} exists at the homeserver already, and this bridge has not made it: it is a person's "
@@ -260,7 +260,7 @@ class VirtualUsers:
                 "the configuration. Or, if the account is to be the bridge's, which logs everybody out of it and "
                 f"replaces its identity, start once with: mxrtc-bridge run {adopt}"
             )
-        if users := [user for user, why in refused.items() if why is UserRefusal.OTHER_IDENTITY]:
+        if users := sorted(user for user, why in refused.items() if why is UserRefusal.OTHER_IDENTITY):
             sentences.append(
                 f"{_names(users)} shows another identity at the homeserver than the key in "
                 f"{self._identities.key_place} makes: the key was replaced or lost, somebody else has given it "

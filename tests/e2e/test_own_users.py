@@ -207,19 +207,24 @@ async def test_another_key_replaces_no_identity_unasked(world: World, http: Clie
     await restart(world)
 
 
-async def test_an_identity_that_appears_at_a_peer_is_not_replaced(world: World, http: ClientSession) -> None:
+async def test_identities_that_appear_at_a_peer_and_the_bot_are_not_replaced_and_others_serve(
+    world: World, http: ClientSession
+) -> None:
     """Somebody else with the token of the application service, while the bridge is down."""
     assert world.bridge is not None
     await world.bridge.terminate(20)
-    keys = IdentityKeys.derived(secrets.token_bytes(32), UserId(PEER))
     config = json.loads((world.folder / "config.yaml").read_text())
     headers = {"Authorization": f"Bearer {config['appservice']['as_token']}"}
-    url = f"{world.homeserver.url}/_matrix/client/v3/keys/device_signing/upload?user_id={PEER}"
-    async with http.post(url, json=identity_content(UserId(PEER), keys), headers=headers) as response:
-        assert response.status == 200, await response.text()
+    for user in (PEER, f"@rtcbot:{DOMAIN}"):
+        content = identity_content(UserId(user), IdentityKeys.derived(secrets.token_bytes(32), UserId(user)))
+        url = f"{world.homeserver.url}/_matrix/client/v3/keys/device_signing/upload?user_id={user}"
+        async with http.post(url, json=content, headers=headers) as response:
+            assert response.status == 200, await response.text()
     await world.start_bridge()
     line = await world.bridge.wait_for_line(".*not everybody is served.*", 20)
-    assert f"{PEER} shows another identity" in line[0]
+    assert f"{PEER}, @rtcbot:{DOMAIN} shows another identity" in line[0]
+    await world.bridge.wait_for_line("encryption is on: 2 devices", 20)
+    assert (await world.run_admin("who"))[0] == 0, "the commands at the bridge's machine need no bot"
     await world.bridge.terminate(20)
     # The homeserver takes no identity back that it has had: only a new key helps.
     (world.folder / "encryption.key").write_text("a third key of more than thirty-two characters\n")
