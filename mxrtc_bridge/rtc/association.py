@@ -136,12 +136,13 @@ class PeerAssociation:
     def _start(self, dtls_client: bool, port: int, max_message_size: int) -> None:
         settings = self._settings
         self._message_limit = min(settings.max_message, max_message_size or settings.max_message)
-        packet_size, largest_packet = self._transport.packet_sizes()
+        smallest_packet, packet_size, largest_packet = self._transport.packet_sizes()
         machine = self._machine = Association(
             SctpSettings(
                 local_port=LOCAL_PORT,
                 remote_port=port,
                 packet_size=packet_size,
+                packet_size_floor=smallest_packet,
                 packet_size_ceiling=largest_packet,
                 receive_window=settings.receive_window,
                 max_message=settings.max_message,

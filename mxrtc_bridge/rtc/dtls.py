@@ -27,13 +27,14 @@ from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.sdp import Fingerprint
 from mxrtc_bridge.engine.ports import DTLS_CLOSED
 from mxrtc_bridge.rtc.certificates import DIGESTS, fingerprint_of
-from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM, IceConnection
+from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM, SMALLEST_DATAGRAM, IceConnection
 from mxrtc_bridge.rtc.udp import MAX_RUN, MAX_SEGMENTS
 
 RECORD_HEADER = 13
 """Type, version, epoch, sequence number, length (RFC 6347 section 4.1)."""
-MAX_DATAGRAM = 1200
-"""Our handshake flights are cut so that they fit every path; application data is sized by SCTP."""
+SMALL_AFTER = 2
+"""A flight that was repeated so often is cut for the narrowest path: it may be its size that stands in its way (RFC
+6347 section 4.1.1.1)."""
 MAX_PLAINTEXT = 2048
 """More than fits into one unfragmented datagram."""
 CIPHER_EXPANSION = 24
@@ -45,12 +46,12 @@ MAX_JOINED = 16 * 1024
 APPLICATION_DATA = 23
 
 
-def split_records(flight: bytes) -> Iterator[bytes]:
+def split_records(flight: bytes, largest: int = SAFE_DATAGRAM) -> Iterator[bytes]:
     """Cut what OpenSSL wrote into datagrams of whole records."""
     start = end = 0
     while end + RECORD_HEADER <= len(flight):
         following = end + RECORD_HEADER + int.from_bytes(flight[end + 11 : end + 13])
-        if start < end and following - start > MAX_DATAGRAM:
+        if start < end and following - start > largest:
             yield flight[start:end]
             start = end
         end = following
@@ -73,6 +74,7 @@ class DtlsTransport(RTCDtlsTransport):
         self._connection = connection
         self._ended = ended
         self._handshake_settled = False
+        self._repeats = 0
         self._closed_by_peer = False
         self._identity_refused = False
         self._receiver: Callable[[list[bytes]], None] | None = None
@@ -118,10 +120,10 @@ class DtlsTransport(RTCDtlsTransport):
         self._watch_last_flight()
         self._connection.attach(self)
 
-    def packet_sizes(self) -> tuple[int, int]:
-        """How large packets may be: those that pass everywhere, and the largest that are worth a probe."""
+    def packet_sizes(self) -> tuple[int, int, int]:
+        """How large packets may be: those that pass everywhere, almost everywhere, and the largest worth a probe."""
         overhead = RECORD_HEADER + CIPHER_EXPANSION
-        return SAFE_DATAGRAM - overhead, self._connection.largest_datagram() - overhead
+        return SMALLEST_DATAGRAM - overhead, SAFE_DATAGRAM - overhead, self._connection.largest_datagram() - overhead
 
     # Called by the base class
 
@@ -180,6 +182,7 @@ class DtlsTransport(RTCDtlsTransport):
             self._ssl.DTLSv1_handle_timeout()
         except SSL.Error as error:
             raise ConnectionError("the DTLS handshake got no answer") from error
+        self._repeats += 1
         self._flush()
 
     def _watch_last_flight(self) -> None:
@@ -279,7 +282,7 @@ class DtlsTransport(RTCDtlsTransport):
             flight: bytes = self._ssl.bio_read(65536)
         except SSL.Error:
             return
-        for datagram in split_records(flight):
+        for datagram in split_records(flight, SAFE_DATAGRAM if self._repeats < SMALL_AFTER else SMALLEST_DATAGRAM):
             self._connection.send_now(datagram)
 
     def send_packets(self, packets: list[bytes]) -> None:

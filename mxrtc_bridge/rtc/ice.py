@@ -55,7 +55,9 @@ RELAYED_QUEUE = 2048
 """Relayed datagrams that come in one turn of the loop; the newest is dropped, as a full socket buffer does."""
 
 SAFE_DATAGRAM = 1200
-"""UDP payload that passes everywhere (RFC 8831 section 5)."""
+"""UDP payload that passes almost everywhere (RFC 8831 section 5)."""
+SMALLEST_DATAGRAM = 548
+"""UDP payload that passes everywhere: an IPv4 host must take 576 bytes (RFC 8899 section 5.1.2, MIN_PLPMTU)."""
 ETHERNET_MTU = 1500
 """Larger packets exist, but other implementations have buffers of little more than this."""
 IPV4_HEADERS, IPV6_HEADERS = 28, 48

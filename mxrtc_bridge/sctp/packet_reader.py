@@ -36,7 +36,7 @@ class Inbound(Lifecycle):
         super().__init__(settings, drawn, congestion)
         self._congestion = congestion
         self._streams: dict[int, OutStream] = {}
-        self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling)
+        self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling, settings.packet_size_floor)
         self._reconfiguration: Reconfiguration | None = None
         self._peer_resets = False
         self._resets_untold = 0
@@ -53,13 +53,14 @@ class Inbound(Lifecycle):
     def _peer_learned(self, theirs: Proposal) -> None:
         self._peer_resets = theirs.reconfiguration
         if not theirs.skips_unknown:
-            self._path = PathMtu(self._path.size, self._path.size)  # a probe has PAD in it
+            self._path = PathMtu(self._path.size, self._path.size, self._path.size)  # a probe has PAD in it
         self._reconfiguration = Reconfiguration(
             self._drawn.initial_tsn, theirs.initial_tsn, self._reply, self._streams_reset
         )
 
     def _established(self, now: float) -> None:
         self._path.begin(now)
+        self._tell_packet_size()
         self._set_heartbeat(now)
 
     def _message_received(self, message: MessageReceived | InStream) -> None:

@@ -21,7 +21,9 @@ class SctpSettings:
     remote_port: int = 5000
     """The other side's, from its description."""
     packet_size: int = 1172
-    """Largest SCTP packet at the start: 1200 bytes of UDP payload (RFC 8831 section 5) less 28 of a DTLS record."""
+    """Largest SCTP packet without a search: 1200 bytes of UDP payload (RFC 8831 section 5) less 28 of a DTLS record."""
+    packet_size_floor: int = 1172
+    """Largest packet until a probe of ``packet_size`` was answered; equal to it where that is not in doubt."""
     packet_size_ceiling: int = 1172
     """Largest packet that path MTU probing tries (RFC 8899); equal to ``packet_size`` for no probing."""
     interleaving: bool = True

@@ -31,6 +31,8 @@ class Quality:
     queue_bytes: int = 4 << 20
     """What may stand in front of the bottleneck."""
     seed: int = 1
+    largest_bytes: int = 1500
+    """Larger IP packets are lost without a word."""
 
 
 class TwoHosts:
@@ -56,7 +58,7 @@ class TwoHosts:
             [
                 program, *self.names, str(round(quality.delay_ms * 1000)), str(round(quality.loss_percent * 10_000)),
                 str(round(quality.rate_mbit * 1000)), str(round(quality.jitter_ms * 1000)), str(quality.queue_bytes),
-                str(quality.seed),
+                str(quality.seed), str(quality.largest_bytes),
             ],
             folder=self._folder,
         )  # fmt: skip

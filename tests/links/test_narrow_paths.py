@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ CHANNEL = ("--interface", "wire0")
 
 def pair_on(hosts: TwoHosts) -> Pair:
     return Pair(hosts.on_a(*PROGRAM, "offer", *CHANNEL), hosts.on_b(*PROGRAM, "answer", *CHANNEL))
+
+
+@pytest.mark.parametrize("mtu", [1200, 1000, 576])
+async def test_narrow_path_works_from_the_start(tmp_path: Path, mtu: int) -> None:
+    async with TwoHosts(tmp_path, LINK) as hosts:
+        await hosts.set_mtu(mtu)
+        async with asyncio.timeout(20), pair_on(hosts) as pair:
+            assert (await pair.bulk(1)).mb_s > 1.0, "of 2.5"
+
+
+@pytest.mark.parametrize("largest", [1200, 1000, 600])
+async def test_path_works_that_loses_what_is_large_without_a_word(tmp_path: Path, largest: int) -> None:
+    """No router says so, and none fragments."""
+    quality = replace(LINK, largest_bytes=largest)
+    async with asyncio.timeout(30), TwoHosts(tmp_path, quality) as hosts, pair_on(hosts) as pair:
+        assert (await pair.bulk(2)).mb_s > 1.0, "of 2.5"
 
 
 @pytest.mark.parametrize("mtu", [1300, 1000, 576])

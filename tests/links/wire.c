@@ -4,7 +4,7 @@
  * other after delay and jitter, unless it is lost, or the queue in front of the bottleneck is full (drop-tail).
  * Order is kept. SIGUSR1 cuts the link and joins it again.
  *
- * usage: wire NETNS_A NETNS_B DELAY_US LOSS_PPM RATE_KBIT JITTER_US QUEUE_BYTES SEED     (RATE_KBIT 0: no limit)
+ * usage: wire NETNS_A NETNS_B DELAY_US LOSS_PPM RATE_KBIT JITTER_US QUEUE_BYTES SEED LARGEST     (RATE_KBIT 0: no limit)
  * Prints "ready" when both ends are up; the addresses are 10.99.0.1 and 10.99.0.2.
  */
 #define _GNU_SOURCE
@@ -41,7 +41,7 @@ struct direction {
   uint64_t carried, lost, overflowed;
 };
 
-static uint64_t delay_ns, jitter_ns, loss_ppm, rate_kbit, queue_bytes, seed;
+static uint64_t delay_ns, jitter_ns, loss_ppm, rate_kbit, queue_bytes, seed, largest;
 static volatile sig_atomic_t is_cut, ended;
 
 static void toggle(int number) { (void)number; is_cut = !is_cut; }
@@ -97,7 +97,7 @@ static void take_in(struct direction *d, int from) {
     if (size <= 0) return;
     uint64_t now = now_ns();
     advance_queue(d, now);
-    if (is_cut || draw() % 1000000 < loss_ppm) {
+    if (is_cut || (uint64_t)size > largest || draw() % 1000000 < loss_ppm) {
       d->lost++;
       continue;
     }
@@ -131,8 +131,8 @@ static uint64_t next_arrival(const struct direction *d) {
 }
 
 int main(int count, char **words) {
-  if (count != 9) {
-    fprintf(stderr, "usage: wire NETNS_A NETNS_B DELAY_US LOSS_PPM RATE_KBIT JITTER_US QUEUE_BYTES SEED\n");
+  if (count != 10) {
+    fprintf(stderr, "usage: wire NETNS_A NETNS_B DELAY_US LOSS_PPM RATE_KBIT JITTER_US QUEUE_BYTES SEED LARGEST\n");
     return 2;
   }
   prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -142,6 +142,7 @@ int main(int count, char **words) {
   jitter_ns = strtoull(words[6], NULL, 10) * 1000;
   queue_bytes = strtoull(words[7], NULL, 10);
   seed = strtoull(words[8], NULL, 10);
+  largest = strtoull(words[9], NULL, 10);
   int ends[2] = {open_end(words[1], "10.99.0.1"), open_end(words[2], "10.99.0.2")};
   struct direction directions[2] = {{0}, {0}};
   for (int i = 0; i < 2; i++)

@@ -28,8 +28,8 @@ class Wire:
         self._waiting: list[bytes] = []
         self._attached = False
 
-    def packet_sizes(self) -> tuple[int, int]:
-        return 1172, 1172
+    def packet_sizes(self) -> tuple[int, int, int]:
+        return 1172, 1172, 1172
 
     def attach(self, receive: Callable[[list[bytes]], None]) -> None:
         self.receive, self._attached = receive, True

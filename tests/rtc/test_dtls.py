@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.rtc.dtls import MAX_DATAGRAM, RECORD_HEADER, split_records
+from mxrtc_bridge.rtc.dtls import RECORD_HEADER, split_records
+from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM
 
 
 def record(size: int) -> bytes:
@@ -18,7 +19,7 @@ def test_flight_is_cut_into_whole_records_that_fit(sizes: list[int]) -> None:
     datagrams = list(split_records(b"".join(records)))
     assert b"".join(datagrams) == b"".join(records)
     for datagram in datagrams:
-        assert len(datagram) <= MAX_DATAGRAM or datagram in records
+        assert len(datagram) <= SAFE_DATAGRAM or datagram in records
 
 
 def test_single_record_is_one_datagram() -> None:
@@ -26,7 +27,7 @@ def test_single_record_is_one_datagram() -> None:
 
 
 def test_records_share_a_datagram_up_to_the_limit() -> None:
-    half = record(MAX_DATAGRAM // 2 - RECORD_HEADER)
+    half = record(SAFE_DATAGRAM // 2 - RECORD_HEADER)
     assert list(split_records(half * 3)) == [half * 2, half]
 
 

@@ -303,6 +303,30 @@ def test_probing_finds_the_path_mtu(mtu: int) -> None:
     assert world.run(10, lambda: len(world.right.messages) == 16)
 
 
+@pytest.mark.parametrize("mtu", [516, 700, 1000, 1155, 1172, 1300, 1444])
+def test_narrow_path_that_loses_fragments_carries_data_from_the_start(mtu: int) -> None:
+    """Nothing is cut larger than what has proved to arrive."""
+    settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444)
+    world = established(pair(21, Path(mtu=mtu, delay=0.8), settings))
+    send_bulk(world, 256 * KIB)
+    assert world.run(40, lambda: len(world.right.messages) == 16)
+    world.run(60)
+    assert mtu - 20 <= world.left.association._path.size <= mtu
+
+
+def test_outage_leaves_packets_as_large_as_before() -> None:
+    settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444)
+    world = established(pair(22, settings=settings))
+    world.run(5)
+    world.there.path = Path(loss=1.0)
+    send_bulk(world, 64 * KIB)
+    world.run(4)
+    assert world.left.association._path.size == 508
+    world.there.path = Path()
+    assert world.run(10, lambda: len(world.right.messages) == 4)
+    assert world.run(2, lambda: world.left.association._path.size == 1444)
+
+
 def test_packets_get_smaller_when_the_path_gets_narrower() -> None:
     settings = SctpSettings(packet_size_ceiling=1444)
     world = established(pair(18, settings=settings))
