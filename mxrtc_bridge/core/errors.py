@@ -196,6 +196,7 @@ class RefusalCode(StrEnum):
     CONFLICTING_FINGERPRINTS = "conflicting_fingerprints"
     MANY_SECTIONS = "many_sections"
     MEDIA_REFUSED = "media_refused"
+    SMALL_MESSAGES = "small_messages"
     MISSING_ATTRIBUTE = "missing_attribute"
     NO_DATA_SECTION = "no_data_section"
     NO_FINGERPRINT = "no_fingerprint"

@@ -52,8 +52,6 @@ log = logging.getLogger(__name__)
 
 LOCAL_PORT = 5000
 """The number every implementation uses (RFC 8841 section 5.1); it has nothing to do with UDP ports."""
-MIN_REMOTE_MESSAGE = 16 * 1024
-"""Payload travels in messages of this size: a peer that takes less is of no use."""
 IN_FLIGHT = 64 * 1024 * 1024
 """Room of the machine for what was sent and is not acknowledged, on top of the send limit."""
 TELL_FOR_S = 0.004
@@ -120,9 +118,6 @@ class PeerAssociation:
         Raises:
             TransportError: ``sctp_failed``.
         """
-        if 0 < max_message_size < MIN_REMOTE_MESSAGE:
-            text = f"the other side takes messages of {max_message_size} bytes; {MIN_REMOTE_MESSAGE} are needed"
-            raise TransportError("sctp_failed", text)
         if not self._ended:
             self._start(dtls_client, port, max_message_size)
         try:

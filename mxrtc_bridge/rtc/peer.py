@@ -22,7 +22,7 @@ from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Setup, format_description
+from mxrtc_bridge.core.webrtc.sdp import DEFAULT_MID, Description, DescriptionType, Setup, format_description
 from mxrtc_bridge.engine.ports import Channel, PeerConnectionListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint
@@ -33,8 +33,6 @@ from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MID = "0"
 
 
 class PeerState(Enum):

@@ -1,16 +1,26 @@
-"""Strict reading of descriptions before any library sees them, and writing of our own.
+"""Reading of descriptions before any library sees them, and writing of our own.
 
 :func:`parse_description` accepts one data section (RFC 8841) over ICE (RFC 8839) and DTLS (RFC 8842, 8122), as
-Chromium, Firefox, libdatachannel, pion and aiortc write it, and refuses everything else: a library that met an audio
-section would start a decoder for it, one that met a missing fingerprint would hang. The result is a value that holds
-nothing but what was checked; lines that we have no use for are not carried on.
+Chromium, Firefox, libdatachannel, pion and aiortc write it, and refuses what could not work or is not safe: a library
+that met an audio section would start a decoder for it, one that met a missing fingerprint would hang. The result is a
+value that holds nothing but what was checked; lines that we have no use for are not carried on, whatever is in them.
+
+Where others leave something out or write more than is needed, the reading is theirs, so that no call fails by it
+(RFC 8866 section 5, RFC 9429 section 5.8):
+
+* a line ends with CRLF, LF or CR; blank lines, and spaces at the end of a line or around a value, mean nothing;
+* lines and attributes that we have no use for may be missing, repeated or unknown, and may stand in any order;
+* no ``a=setup``: the offerer is active (RFC 4145 section 4), the answerer too (what RFC 8842 section 5.3 asks of it);
+* no ``a=mid``: one is made up; no ``a=sctp-port`` or ``a=max-message-size``: what RFC 8841 says;
+* an attribute that occurs twice must say the same twice: whoever added the other line might have meant harm.
 
 Whatever the text, the outcome is a :class:`Description` or a :class:`DescriptionError`. Sizes and counts are checked
 before anything is kept. Error texts hold no addresses and no passwords, for they may be logged.
 
     refused with the code    when
-    too_large                over 16 KiB, 512 lines, 1024 characters in a line or 8 fingerprints
+    too_large                over 16 KiB
     bad_line                 a line is not of the form ``x=...``, or the first is not ``v=0``
+    small_messages           ``a=max-message-size`` is less than 16 KiB, the payload messages of our protocols
     media_refused            there is a section that is not ``application``
     no_data_section          there is no data section; many_sections: more than one
     section_rejected         the data section has port 0
@@ -31,14 +41,14 @@ from enum import Enum
 
 from mxrtc_bridge.core.errors import DescriptionError, RefusalCode, StateError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_LINES, Candidate, CandidateIntake, format_candidate
+from mxrtc_bridge.core.webrtc.candidate import Candidate, CandidateIntake, format_candidate
 
 MAX_SDP_BYTES = 16 * 1024
 """Limit for a session description, in UTF-8 bytes; data-only descriptions of browsers have 1 to 4 KiB."""
-MAX_LINE_CHARS = 1024
-MAX_LINES = 512
-MAX_FINGERPRINTS = 8
+MIN_MESSAGE_SIZE = 16 * 1024
+"""What the other side must take: the payload messages of our protocols have as much."""
 
+DEFAULT_MID = "0"
 DEFAULT_SCTP_PORT = 5000
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024
 """RFC 8841 section 6.1: what absence of the attribute means."""
@@ -86,7 +96,7 @@ _MID = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]{1,64}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SIZE = re.compile(r"[0-9]{1,20}")
 _FLAG = re.compile(r"")
-_SETUP = re.compile(r"actpass|active|passive")
+_SETUP = re.compile(r"actpass|active|passive", re.IGNORECASE)
 _SINGLE = {
     "ice-ufrag": _UFRAG,
     "ice-pwd": _PASSWORD,
@@ -97,12 +107,13 @@ _SINGLE = {
     "ice-lite": _FLAG,
     "end-of-candidates": _FLAG,
 }
-_MANY = {"candidate": MAX_CANDIDATE_LINES, "fingerprint": MAX_FINGERPRINTS}
+_MANY = ("candidate", "fingerprint")
 # Only in the session part, or only in the section; elsewhere these attributes mean nothing and are ignored.
 _SESSION_ONLY = {"ice-lite"}
 _SECTION_ONLY = {"mid", "sctp-port", "max-message-size", "candidate"}
 
-_LINE = re.compile(r"[a-z]=[^\x00-\x08\x0a-\x1f\x7f]*")
+_LINE_ENDS = re.compile(r"[\r\n]+")
+_LINE = re.compile(r"[a-z]=[^\0]*")
 _HASH_BYTES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 _WEAK_HASHES = {"sha-1", "md5", "md2"}
 _FINGERPRINT = re.compile(r"([A-Za-z0-9-]{1,32}) +([!-~]+)")
@@ -122,18 +133,13 @@ class _Part:
 
     def add(self, line: str) -> None:
         name, _, value = line.partition(":")
+        value = value.strip(" \t")
         if name in self._ignored:
             return
         if name in _MANY:
-            self._add_to_list(name, value)
+            self.many[name].append(value)
         elif name in _SINGLE:
             self._add_single(name, value)
-
-    def _add_to_list(self, name: str, value: str) -> None:
-        values = self.many[name]
-        if len(values) == _MANY[name]:
-            raise DescriptionError(RefusalCode.TOO_LARGE, f"the description has more than {_MANY[name]} {name} lines")
-        values.append(value)
 
     def _add_single(self, name: str, value: str) -> None:
         if _SINGLE[name].fullmatch(value) is None:
@@ -149,20 +155,11 @@ def _split_lines(text: str) -> list[str]:
     # Characters first: encoding a huge text only to measure it would be the attack.
     if len(text) > MAX_SDP_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_SDP_BYTES:
         raise DescriptionError(RefusalCode.TOO_LARGE, f"the description is larger than {MAX_SDP_BYTES} bytes")
-    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
-    if len(lines) > MAX_LINES:
-        raise DescriptionError(
-            RefusalCode.TOO_LARGE, f"the description has {len(lines)} lines, the limit is {MAX_LINES}"
-        )
+    lines = [line for line in (each.rstrip(" \t") for each in _LINE_ENDS.split(text)) if line]
     for number, line in enumerate(lines, 1):
-        if len(line) > MAX_LINE_CHARS:
-            raise DescriptionError(
-                RefusalCode.TOO_LARGE,
-                f"line {number} has {len(line)} characters, the limit is {MAX_LINE_CHARS}",
-            )
         if _LINE.fullmatch(line) is None:
             raise DescriptionError(RefusalCode.BAD_LINE, f"line {number} of the description is not of the form x=value")
-    if lines[0] != "v=0":
+    if lines[:1] != ["v=0"]:
         raise DescriptionError(RefusalCode.BAD_LINE, "the description does not begin with v=0")
     return lines
 
@@ -170,7 +167,7 @@ def _split_lines(text: str) -> list[str]:
 def _media_lines(lines: list[str]) -> tuple[int, list[str]]:
     """Return the index of the only media line, and its fields."""
     indexes = [index for index, line in enumerate(lines) if line.startswith("m=")]
-    fields = [lines[index][2:].split(" ") for index in indexes]
+    fields = [lines[index][2:].split() or [""] for index in indexes]
     for section in fields:
         if section[0] != "application":
             raise DescriptionError(
@@ -199,6 +196,7 @@ def _legacy_sctp_port(media: list[str], lines: list[str]) -> int | None:
         )
     if int(port) == 0:
         raise DescriptionError(RefusalCode.SECTION_REJECTED, "the data section is rejected: its port is 0")
+    protocol = protocol.upper()
     if protocol in _PROTOCOLS and form == "webrtc-datachannel":
         return None
     if protocol != _LEGACY_PROTOCOL or _PORT.fullmatch(form) is None:
@@ -206,7 +204,7 @@ def _legacy_sctp_port(media: list[str], lines: list[str]) -> int | None:
             RefusalCode.BAD_SECTION,
             f"protocol {protocol[:30]!a} with format {form[:30]!a} is not that of a data channel",
         )
-    if not any(line.split(" ")[:2] == [f"a=sctpmap:{form}", "webrtc-datachannel"] for line in lines):
+    if not any(line.split()[:2] == [f"a=sctpmap:{form}", "webrtc-datachannel"] for line in lines):
         raise DescriptionError(RefusalCode.BAD_SECTION, f"a=sctpmap does not map {form} to webrtc-datachannel")
     return int(form)
 
@@ -243,7 +241,7 @@ def _fingerprints(values: list[str]) -> tuple[Fingerprint, ...]:
 
 
 def _setup(text: str, kind: DescriptionType) -> Setup:
-    setup = Setup(text)
+    setup = Setup(text.lower())
     if kind is DescriptionType.ANSWER and setup is Setup.ACTPASS:
         raise DescriptionError(
             RefusalCode.BAD_ATTRIBUTE, "an answer must choose a=setup:active or passive, not actpass"
@@ -261,6 +259,10 @@ def _sctp_port(text: str | None, legacy: int | None) -> int:
 def _max_message_size(text: str | None) -> int:
     if text is None:
         return DEFAULT_MAX_MESSAGE_SIZE
+    if 0 < int(text) < MIN_MESSAGE_SIZE:
+        raise DescriptionError(
+            RefusalCode.SMALL_MESSAGES, f"a=max-message-size is {int(text)}; {MIN_MESSAGE_SIZE} bytes are needed"
+        )
     return min(int(text), UNLIMITED_MESSAGE_SIZE) or UNLIMITED_MESSAGE_SIZE
 
 
@@ -283,7 +285,7 @@ def parse_description(text: str, kind: DescriptionType, policy: AddressPolicy) -
     """Read and check a session description of the other side.
 
     Args:
-        text: the SDP, with LF or CRLF line ends.
+        text: the SDP.
         kind: offer or answer; an answer must have chosen its DTLS role.
         policy: judges the addresses of the candidates; what cannot be used is left out and counted.
 
@@ -301,12 +303,12 @@ def parse_description(text: str, kind: DescriptionType, policy: AddressPolicy) -
     optional, required = _reader(session, section)
     intake = CandidateIntake(policy)
     return Description(
-        mid=required("mid"),
+        mid=optional("mid") or DEFAULT_MID,
         ufrag=required("ice-ufrag"),
         password=required("ice-pwd"),
         ice_lite=optional("ice-lite") is not None,
         fingerprints=_fingerprints(section.many["fingerprint"] or session.many["fingerprint"]),
-        setup=_setup(required("setup"), kind),
+        setup=_setup(optional("setup") or Setup.ACTIVE.value, kind),
         sctp_port=_sctp_port(optional("sctp-port"), legacy_port),
         max_message_size=_max_message_size(optional("max-message-size")),
         candidates=intake.take(section.many["candidate"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import ip_address
 
 import pytest
@@ -151,8 +152,6 @@ TWO_WORDS = "a=fingerprint:sha-256 "
         ("bad_line", changed("s=-", "S=-")),
         ("bad_line", changed("s=-", "s=-\x00")),
         ("bad_line", changed("s=-", "s=a\rb")),
-        ("bad_line", changed("s=-", "s=\x1b[2J")),
-        ("bad_line", changed("s=-\r\n", "s=-\r\n\r\n")),
         ("no_data_section", "v=0"),
         ("no_data_section", without("m=")),
         ("media_refused", with_line(AUDIO)),
@@ -165,7 +164,6 @@ TWO_WORDS = "a=fingerprint:sha-256 "
         ("bad_section", changed("m=application 46154", "m=application 65536")),
         ("bad_section", changed("m=application 46154", "m=application -1")),
         ("bad_section", changed("m=application 46154", "m=application 9/2")),
-        ("bad_section", changed("m=application 46154", "m=application  9")),
         ("bad_section", changed(M_LINE, "m=application 9 UDP/TLS/RTP/SAVPF 111")),
         ("bad_section", changed(M_LINE, "m=application 9 UDP/BFCP *")),
         ("bad_section", changed(M_LINE, M_LINE + " extra")),
@@ -175,8 +173,6 @@ TWO_WORDS = "a=fingerprint:sha-256 "
         ("bad_section", changed("webrtc-datachannel", "t38", LEGACY_OFFER)),
         ("missing_attribute", without("a=ice-ufrag")),
         ("missing_attribute", without("a=ice-pwd")),
-        ("missing_attribute", without("a=mid")),
-        ("missing_attribute", without("a=setup")),
         ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:abc")),
         ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:" + "a" * 257)),
         ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:EsA\u00e9")),
@@ -184,7 +180,6 @@ TWO_WORDS = "a=fingerprint:sha-256 "
         ("bad_attribute", changed("bP+XJMM09aR8AiX1jdukzR6Y", "a" * 21)),
         ("bad_attribute", changed("bP+XJMM09aR8AiX1jdukzR6Y", "a" * 257)),
         ("bad_attribute", changed("a=setup:actpass", "a=setup:holdconn")),
-        ("bad_attribute", changed("a=setup:actpass", "a=setup:ACTPASS")),
         ("bad_attribute", changed("a=mid:0", "a=mid:")),
         ("bad_attribute", changed("a=mid:0", "a=mid:" + "m" * 65)),
         ("bad_attribute", changed("a=mid:0", "a=mid:a b")),
@@ -192,6 +187,8 @@ TWO_WORDS = "a=fingerprint:sha-256 "
         ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:65536")),
         ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:99999999999")),
         ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:\u0665\u0660\u0660\u0660")),
+        ("small_messages", changed("a=max-message-size:262144", "a=max-message-size:1")),
+        ("small_messages", changed("a=max-message-size:262144", "a=max-message-size:16383")),
         ("bad_attribute", changed("a=max-message-size:262144", "a=max-message-size:-1")),
         ("bad_attribute", changed("a=max-message-size:262144", "a=max-message-size:" + "9" * 21)),
         ("bad_attribute", changed("5001", "0", LEGACY_OFFER)),
@@ -213,6 +210,83 @@ def test_description_is_refused_with_the_code_of_its_fault(code: str, text: str)
     assert refusal(text) == code
 
 
+def mixed_line_ends() -> str:
+    ends = iter(["\n", "\r", "\r\n", "\r\r\n", " \t\r\n", "\n\n"] * 9)
+    return "".join(line + next(ends) for line in CHROMIUM_OFFER.split("\r\n"))
+
+
+def in_another_order() -> str:
+    lines = CHROMIUM_OFFER.strip().split("\r\n")
+    at = lines.index(M_LINE) + 1
+    return sdp(*lines[:at], *sorted(lines[at:], key=lambda line: (not line.startswith("a=candidate"), line[::-1])))
+
+
+HARMLESS = {
+    "line feeds": changed("\r\n", "\n"),
+    "carriage returns": changed("\r\n", "\r"),
+    "doubled carriage returns": changed("\r\n", "\r\r\n"),
+    "mixed line ends": mixed_line_ends(),
+    "no last line end": CHROMIUM_OFFER.rstrip(),
+    "many last line ends": CHROMIUM_OFFER + "\r\n" * 40,
+    "blank line first": "\r\n" + CHROMIUM_OFFER,
+    "blank line in the session part": changed("s=-\r\n", "s=-\r\n\r\n"),
+    "blank line before the section": changed(M_LINE, "\r\n" + M_LINE),
+    "blank line of spaces": changed("a=mid:0\r\n", "a=mid:0\r\n \t \r\n"),
+    "space after every line": changed("\r\n", " \r\n"),
+    "tab after every line": changed("\r\n", "\t\r\n"),
+    "space after a colon": changed("a=mid:", "a=mid: ", changed("a=ice-ufrag:", "a=ice-ufrag: ")),
+    "spaces in the media line": changed(M_LINE, M_LINE.replace(" ", "  ")),
+    "small letters in the media line": changed("UDP/DTLS/SCTP", "udp/dtls/sctp"),
+    "TCP in the media line": changed("UDP/DTLS/SCTP", "TCP/DTLS/SCTP"),
+    "capitals in the role": changed("a=setup:actpass", "a=setup:ACTPASS"),
+    "no origin": without("o="),
+    "no name": without("s="),
+    "no time": without("t="),
+    "no connection": without("c="),
+    "no group": without("a=group"),
+    "no mid": without("a=mid"),
+    "no SCTP port": without("a=sctp-port"),
+    "no ICE options": without("a=extmap"),
+    "two versions": changed("v=0\r\n", "v=0\r\nv=0\r\n"),
+    "two names": changed("s=-\r\n", "s=-\r\ns=other\r\n"),
+    "two connections": changed("c=IN IP4 203.0.113.7\r\n", "c=IN IP4 203.0.113.7\r\nc=IN IP6 ::1\r\n"),
+    "two groups": with_line("a=group:BUNDLE 0"),
+    "two roles that agree": with_line("a=setup:actpass"),
+    "two mids that agree": with_line("a=mid:0"),
+    "two passwords that agree": with_line("a=ice-pwd:bP+XJMM09aR8AiX1jdukzR6Y"),
+    "twelve fingerprints that agree": CHROMIUM_OFFER + f"a=fingerprint:sha-256 {HEX}\r\n" * 12,
+    "hex in small letters": changed(HEX, HEX.lower()),
+    "other roles of the session": changed("t=0 0\r\n", "t=0 0\r\na=setup:active\r\n"),
+    "name in UTF-8": changed("s=-", "s=caf\u00e9 \U0001f600"),
+    "control characters in a name": changed("s=-", "s=\x1b[2J"),
+    "every other type of line": changed("t=0 0\r\n", sdp("i=a", "u=b", "e=c", "p=d", "b=AS:3", "t=0 0", "r=1", "z=2")),
+    "lines that nobody knows": changed("t=0 0\r\n", "t=0 0\r\nx=what\r\ny=\r\n"),
+    "attributes that nobody knows": with_line("a=what\r\na=x-what:ever\r\na=:\r\na=\r\na=tls-id:" + "t" * 255),
+    "attributes of other media": with_line("a=rtpmap:111 opus/48000/2\r\na=rtcp-mux\r\na=recvonly\r\na=bundle-only"),
+    "a long line": with_line("a=x:" + "y" * 9000),
+    "very many lines": CHROMIUM_OFFER + "a=x\r\n" * 2500,
+    "another order": in_another_order(),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_variant_means_the_same(name: str) -> None:
+    assert HARMLESS[name] != CHROMIUM_OFFER
+    assert parse(HARMLESS[name]) == parse(CHROMIUM_OFFER)
+
+
+def test_role_that_is_not_said_is_the_active_one() -> None:
+    assert parse(without("a=setup")).setup is Setup.ACTIVE
+    assert parse(without("a=setup", FIREFOX_ANSWER), ANSWER).setup is Setup.ACTIVE
+
+
+def test_made_up_spaces_cost_no_time() -> None:
+    """A pattern that begins anew at every space would take seconds."""
+    began = time.process_time()
+    assert parse(CHROMIUM_OFFER.replace("s=-", "s=" + " " * 14_000)) == parse(CHROMIUM_OFFER)
+    assert time.process_time() - began < 0.2
+
+
 def test_answer_must_choose_its_dtls_role() -> None:
     assert refusal(CHROMIUM_OFFER, ANSWER) == "bad_attribute"
     assert parse(changed("actpass", "passive"), ANSWER).setup is Setup.PASSIVE
@@ -227,7 +301,7 @@ def test_weak_and_unknown_fingerprints_are_ignored_beside_a_good_one() -> None:
     ("written", "meant"),
     [
         ("0", 2**30),
-        ("1", 1),
+        ("16384", 16384),
         ("1073741823", 2**30 - 1),
         ("1073741824", 2**30),
         ("1073741825", 2**30),
@@ -255,18 +329,6 @@ def test_description_may_have_16_kib_but_not_a_byte_more() -> None:
     assert parse(text) == parse(CHROMIUM_OFFER)
     assert refusal(text.replace("s=-", "s=--")) == "too_large"
     assert refusal(text.replace("s=-", "s=\u00e9")) == "too_large", "two bytes in UTF-8"
-
-
-def test_line_may_have_1024_characters_but_not_more() -> None:
-    assert parse(with_line("a=x:".ljust(1024, "y"))) == parse(CHROMIUM_OFFER)
-    assert refusal(with_line("a=x:".ljust(1025, "y"))) == "too_large"
-
-
-def test_description_may_have_512_lines_but_not_more() -> None:
-    have = len(CHROMIUM_OFFER.strip().split("\n"))
-    text = CHROMIUM_OFFER + "a=x\r\n" * (512 - have)
-    assert parse(text) == parse(CHROMIUM_OFFER)
-    assert refusal(text + "a=x\r\n") == "too_large"
 
 
 @pytest.mark.parametrize("kind", DescriptionType)
@@ -309,12 +371,6 @@ def test_candidates_of_no_use_take_no_place_in_a_description() -> None:
     good = "a=candidate:1 1 udp 1 203.0.113.7 50000 typ host\r\n"
     description = parse(base + tcp + private + good + good)
     assert (len(description.candidates), description.dropped_candidates) == (1, 201)
-
-
-def test_description_may_have_8_fingerprints_but_not_more() -> None:
-    text = CHROMIUM_OFFER + sdp(*["a=fingerprint:sha-1 00"] * 7)
-    assert parse(text).fingerprints == (SHA_256,)
-    assert refusal(text + sdp("a=fingerprint:sha-1 00")) == "too_large"
 
 
 def test_policy_decides_about_candidates_of_a_description() -> None:
@@ -372,7 +428,7 @@ DESCRIPTIONS = st.builds(
     fingerprints=st.sampled_from([ALL_FINGERPRINTS[:1], ALL_FINGERPRINTS[1:], ALL_FINGERPRINTS]),
     setup=st.sampled_from([Setup.ACTIVE, Setup.PASSIVE]),
     sctp_port=st.sampled_from([1, 5000, 65535]),
-    max_message_size=st.sampled_from([1, 65536, 2**30 - 1, 2**30]),
+    max_message_size=st.sampled_from([16384, 65536, 2**30 - 1, 2**30]),
     candidates=st.lists(CANDIDATES, max_size=64, unique=True).map(tuple),
     end_of_candidates=st.booleans(),
 )
