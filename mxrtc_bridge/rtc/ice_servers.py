@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer, parse_ice_uri
 
-MAX_STUN_SERVERS = 3
-MAX_TURN_SERVERS = 6
+MAX_STUN_SERVERS = 6
+MAX_TURN_SERVERS = 12
+"""They begin one after the other, so that the last of them still has most of the time that servers are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ class ServerPlan:
 
 
 def plan_servers(servers: Iterable[IceServer]) -> ServerPlan:
-    """Sort the servers of a homeserver: TURN over UDP first, then TCP, then TLS; duplicates and excess are dropped.
+    """Sort the servers of a homeserver; duplicates and excess are dropped.
+
+    One TURN server over UDP comes first, then one over TCP and one over TLS, then the second of each: where a firewall
+    lets nothing but TLS out, no number of servers over UDP may keep it from its turn.
 
     A homeserver that has TURN rarely names STUN servers, although a TURN server answers STUN requests as well: so a
     ``turn:`` server over UDP is also asked for the reflexive address.
@@ -74,15 +79,21 @@ def plan_servers(servers: Iterable[IceServer]) -> ServerPlan:
                 stun.append(parsed)
             else:
                 turn.append(parsed)
-    # sorted() is stable: within one transport the homeserver's order stays.
-    turn.sort(key=lambda item: (item.tls, item.transport == "tcp"))
+    turn = _taking_turns(dict.fromkeys(turn))
     if not stun:
         stun = [StunServer(item.host, item.port, expected=False) for item in turn if item.transport == "udp"]
     return ServerPlan(
         stun=tuple(dict.fromkeys(stun))[:MAX_STUN_SERVERS],
-        turn=tuple(dict.fromkeys(turn))[:MAX_TURN_SERVERS],
+        turn=tuple(turn[:MAX_TURN_SERVERS]),
         ignored=tuple(ignored),
     )
+
+
+def _taking_turns(servers: Iterable[TurnServer]) -> list[TurnServer]:
+    ways: dict[tuple[bool, str], list[TurnServer]] = {(False, "udp"): [], (False, "tcp"): [], (True, "tcp"): []}
+    for server in servers:
+        ways[server.tls, server.transport].append(server)
+    return [server for turn in zip_longest(*ways.values()) for server in turn if server is not None]
 
 
 def _bracketed(host: str) -> str:

@@ -7,6 +7,8 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Coroutine
+from typing import Any
 
 from aioice import stun, turn
 
@@ -50,32 +52,72 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun) 
         Exception: one of :data:`SERVER_ERRORS`; nothing is left open.
     """
     loop = asyncio.get_running_loop()
-    client: turn.TurnClientTcpProtocol | turn.TurnClientUdpProtocol
-    kind = turn.TurnClientTcpProtocol if server.transport == "tcp" else turn.TurnClientUdpProtocol
-    client = kind(
-        address,
-        username=server.username,
-        password=server.credential,
-        lifetime=turn.DEFAULT_ALLOCATION_LIFETIME,
-        channel_refresh_time=turn.DEFAULT_CHANNEL_REFRESH_TIME,
-    )
+    options = (server.username, server.credential, turn.DEFAULT_ALLOCATION_LIFETIME, turn.DEFAULT_CHANNEL_REFRESH_TIME)
+    client: _TcpClient | _UdpClient
     transport: asyncio.BaseTransport
-    if isinstance(client, turn.TurnClientTcpProtocol):
-        stream = client
+    if server.transport == "tcp":
+        client = stream = _TcpClient(address, *options)
         name = server.host if server.tls else None
         transport, _ = await loop.create_connection(
             lambda: stream, *address, ssl=server.tls or None, server_hostname=name
         )
     else:
-        datagrams = client
+        client = datagrams = _UdpClient(address, *options)
         transport, _ = await loop.create_datagram_endpoint(lambda: datagrams, remote_addr=address)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, turn.UDP_SOCKET_BUFFER_SIZE)
     try:
-        await turn.TurnTransport(client)._connect(protocol)
+        await client.unless_gone(turn.TurnTransport(client)._connect(protocol))
     except BaseException:
         transport.close()
         raise
+
+
+class _Client(turn.TurnClientMixin):
+    """Fails at once when the server is gone, where aioice's own repeats its question into the void."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def unless_gone(self, work: Coroutine[None, None, None]) -> None:
+        """Do ``work``.
+
+        Raises:
+            ConnectionError: the server refuses or closes the connection before that is done.
+        """
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            if self._gone.done():
+                self._gone.result()
+            await task
+        finally:
+            self._gone.cancel()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self.fail(exc if isinstance(exc, ConnectionError) else ConnectionAbortedError(errno.ECONNABORTED, "closed"))
+        super().connection_lost(exc)
+
+    def error_received(self, exc: Exception) -> None:
+        """A datagram could not be delivered; other errors than a refusal may pass."""
+        if isinstance(exc, ConnectionRefusedError):
+            self.fail(exc)
+
+    def fail(self, error: Exception) -> None:
+        if not self._gone.done():
+            self._gone.set_exception(error)
+
+
+class _TcpClient(_Client, turn.TurnClientTcpProtocol):
+    pass
+
+
+class _UdpClient(_Client, turn.TurnClientUdpProtocol):
+    pass
 
 
 def outcome_of(error: BaseException) -> ServerOutcome:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
-from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer, plan_servers
+from mxrtc_bridge.rtc.ice_servers import MAX_TURN_SERVERS, ServerPlan, StunServer, TurnServer, plan_servers
 
 
 def plan(*urls: str) -> ServerPlan:
@@ -17,15 +17,20 @@ def relay(host: str, port: int, transport: str, tls: bool = False) -> TurnServer
     return TurnServer(host, port, transport, tls, "user", "secret")
 
 
-def test_turn_is_ordered_udp_tcp_tls_and_keeps_the_order_within() -> None:
+def test_ways_to_turn_servers_take_turns_and_keep_their_order_within() -> None:
     assert plan(
         "turns:a.example?transport=tcp", "turn:b.example?transport=tcp", "turn:c.example", "turn:d.example:3479"
     ).turn == (
         relay("c.example", 3478, "udp"),
-        relay("d.example", 3479, "udp"),
         relay("b.example", 3478, "tcp"),
         relay("a.example", 5349, "tcp", tls=True),
+        relay("d.example", 3479, "udp"),
     )
+
+
+def test_tls_is_among_the_first_and_is_not_cut_off_by_many_servers_over_udp() -> None:
+    servers = plan(*(f"turn:{number}.example" for number in range(20)), "turns:b.example").turn
+    assert servers[1] == relay("b.example", 5349, "tcp", tls=True)
 
 
 def test_turn_server_is_asked_for_the_reflexive_address_when_no_stun_server_is_named() -> None:
@@ -60,7 +65,7 @@ def test_unusable_uris_are_listed_and_the_rest_works() -> None:
 
 def test_duplicates_and_excess_are_dropped() -> None:
     many = plan(*(f"turn:{number}.example" for number in range(20)), *["stun:s.example"] * 5)
-    assert len(many.turn) == 6
+    assert len(many.turn) == MAX_TURN_SERVERS
     assert many.stun == (StunServer("s.example", 3478),)
 
 

@@ -284,6 +284,24 @@ async def test_certificate_that_is_not_trusted_is_told(tmp_path: FilePath) -> No
         assert await outcome(TurnServer("127.0.0.1", port, "tcp", True, "u", "p")) is ServerOutcome.CERTIFICATE
 
 
+async def test_server_that_is_down_is_told_at_once_over_udp_as_well() -> None:
+    with silent("udp") as port:
+        pass
+    server = TurnServer("127.0.0.1", port, "udp", False, "u", "p")
+    async with asyncio.timeout(1.0):
+        assert await outcome(server) is ServerOutcome.REFUSED
+
+
+async def test_server_that_closes_the_connection_is_not_waited_for() -> None:
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(1.0):
+            assert await outcome(TurnServer("127.0.0.1", port, "tcp", False, "u", "p")) is ServerOutcome.FAILED
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
