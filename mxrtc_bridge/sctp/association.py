@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset
+from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset, StreamSilent
 from mxrtc_bridge.sctp.handshake import RandomValues
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, SETUP_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
@@ -195,6 +195,14 @@ class Association(Inbound):
         self._streams.pop(stream, None)
         return True
 
+    def await_reset(self, stream: int) -> None:
+        """Wait for the other side's reset of a stream, from the last packet on; ``StreamSilent`` says that none came.
+
+        What is waited for already is waited for anew.
+        """
+        self._awaited.pop(stream, None)
+        self._awaited[stream] = self._last_received_at + self._settings.reset_patience
+
     def set_aside(self, count: int) -> None:
         """Say that so many messages more (or less) wait after they were polled: each costs memory beyond its bytes."""
         if self._receiver is not None:
@@ -337,6 +345,7 @@ class Association(Inbound):
                 self._reconfiguration.retry_at,
                 self._path.probe_at,
                 self._heartbeat_at,
+                next(iter(self._awaited.values()), inf),
             )
         return at if at < inf else None
 
@@ -356,6 +365,8 @@ class Association(Inbound):
             self._black_hole = False
             if self._path.black_hole(now):
                 self._tell_packet_size()
+        if self._awaited:
+            self._tell_silence(now)
         if reconfiguration.retry_at <= now:
             timeout = sender.rtt.backed_off(reconfiguration.failures + 1, self._settings.backoff_max)
             reconfiguration.retry(now, timeout)
@@ -364,6 +375,13 @@ class Association(Inbound):
         gave_up = reconfiguration.failures > self._settings.max_retransmissions
         if sender.failed or gave_up or self._heartbeats_unanswered > self._settings.max_retransmissions:
             self._abort("timeout", "the other side does not answer any more")
+
+    def _tell_silence(self, now: float) -> None:
+        for stream, at in list(self._awaited.items()):
+            if at > now:
+                break
+            del self._awaited[stream]
+            self._events.append(StreamSilent(stream))
 
     def _beat(self, now: float) -> None:
         """Ask whether the other side is there, if nothing came for a while (RFC 9260 section 8.3)."""

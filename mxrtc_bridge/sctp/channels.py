@@ -37,6 +37,7 @@ from mxrtc_bridge.sctp.events import (
     ResetDone,
     SendSpace,
     StreamReset,
+    StreamSilent,
 )
 from mxrtc_bridge.sctp.stream_states import STEPS, StreamAction, StreamInput, StreamState
 
@@ -47,6 +48,8 @@ _EMPTY_TEXT = 56
 _EMPTY_BINARY = 57
 _OPEN = StreamState.OPEN
 _UNREADABLE = OpenMessage("", "")
+_MAX_GIVEN_UP = 1024
+"""Numbers that are remembered as given up; one of ours that is not remembered any more is not used again either."""
 _EMPTY = b"\0"
 """SCTP has no empty messages: one byte that is ignored stands for it (RFC 8831 section 6.6)."""
 
@@ -146,6 +149,7 @@ class DataChannels:
         self._next_number = 0 if dtls_client else 1
         self._parity = self._next_number
         self._resting: deque[int] = deque()
+        self._given_up: dict[int, None] = {}
         self._waited: deque[MessageReceived | StreamReset] = deque()  # for a number that is free now
         self._ended = False
 
@@ -273,6 +277,8 @@ class DataChannels:
                 self._keep(event)
         elif isinstance(event, ResetDone):
             self._our_reset(event.stream)
+        elif isinstance(event, StreamSilent):
+            self._step(event.stream, StreamInput.SILENCE)
         elif isinstance(event, Established):
             self._events.append(event)
             self._close_beyond(event.outbound_streams)
@@ -287,23 +293,41 @@ class DataChannels:
     ) -> tuple[StreamAction, ...]:
         """Take a step of the table; return its actions, those with a message are still to be done."""
         stream = self._streams.get(number)
-        state, actions = STEPS[stream.state if stream is not None else StreamState.FREE, happens]
+        without = StreamState.GIVEN_UP if number in self._given_up else StreamState.FREE
+        before = stream.state if stream is not None else without
+        state, actions = STEPS[before, happens]
         if stream is not None:
             stream.state = state
-        elif state is not StreamState.FREE:
-            self._add(number, _Stream(opened, state))
+        elif state is not before:
+            self._given_up.pop(number, None)
+            if state is not StreamState.FREE:
+                self._add(number, _Stream(opened, state))
         for action in actions:
-            if action is StreamAction.OFFER:
-                self._offer(number, opened)
-            elif action is StreamAction.RESET:
-                self._association.reset(number)
-            elif action is StreamAction.TELL_CLOSING:
-                self._events.append(ChannelClosing(number))
-            elif action is StreamAction.TELL_REFUSED:
-                self._events.append(ChannelRefused(number, reason))
-            elif action is StreamAction.TELL_CLOSED:
-                self._forget(number)
+            self._act(number, action, opened, reason)
+        if state is StreamState.GIVEN_UP is not before:
+            self._given_up[number] = None
+            if len(self._given_up) > _MAX_GIVEN_UP:
+                del self._given_up[next(iter(self._given_up))]
+        elif state is StreamState.FREE is not before and number % 2 == self._parity and number < self._next_number:
+            self._resting.append(number)
         return actions
+
+    def _act(self, number: int, action: StreamAction, opened: OpenMessage, reason: str) -> None:
+        match action:
+            case StreamAction.OFFER:
+                self._offer(number, opened)
+            case StreamAction.RESET:
+                self._association.reset(number)
+            case StreamAction.TELL_CLOSING:
+                self._events.append(ChannelClosing(number))
+            case StreamAction.TELL_REFUSED:
+                self._events.append(ChannelRefused(number, reason))
+            case StreamAction.TELL_CLOSED:
+                self._forget(number)
+            case StreamAction.AWAIT:
+                self._association.await_reset(number)
+            case StreamAction.DELIVER | StreamAction.DROP | StreamAction.KEEP:
+                pass  # by whom the message is known
 
     def _add(self, number: int, stream: _Stream) -> None:
         self._streams[number] = stream
@@ -389,8 +413,6 @@ class DataChannels:
         """A channel is gone, and it is the turn of what came early, one at a time."""
         stream = self._streams.pop(number)
         self._association.consumed(stream.unread)
-        if number % 2 == self._parity and number < self._next_number:
-            self._resting.append(number)
         self._events.append(ChannelClosed(number))
         self._waited.extend(stream.early)
 

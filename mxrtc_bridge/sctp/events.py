@@ -45,6 +45,13 @@ class ResetDone:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSilent:
+    """The other side has not ended what it sends on a stream, although that was waited for."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
 class SendSpace:
     """What waits on all streams together fell to the mark of the association, or below."""
 
@@ -62,4 +69,4 @@ class Ended:
     reason: str
 
 
-Event = Established | MessageReceived | StreamReset | ResetDone | SendSpace | Ended
+Event = Established | MessageReceived | StreamReset | ResetDone | StreamSilent | SendSpace | Ended

@@ -40,6 +40,7 @@ class Inbound(Lifecycle):
         self._reconfiguration: Reconfiguration | None = None
         self._peer_resets = False
         self._resets_untold = 0
+        self._awaited: dict[int, float] = {}  # streams that they have yet to reset, and until when, the earliest first
         self._heartbeats_unanswered = 0
         self._heartbeat_at = inf
         self.packets_received = 0
@@ -279,6 +280,7 @@ class Inbound(Lifecycle):
         for stream in streams or receiver.reassembly.stream_ids():
             if stream < self._settings.max_streams:
                 receiver.reassembly.reset(stream)
+                self._awaited.pop(stream, None)
                 self._events.append(StreamReset(stream))
                 self._resets_untold += 1
         if self._resets_untold > self._settings.max_used_streams:

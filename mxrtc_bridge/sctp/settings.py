@@ -67,6 +67,8 @@ class SctpSettings:
     """Least time between acknowledgements while our window is closed: libwebrtc sends one packet for each."""
     heartbeat_interval: float = 30.0
     """Idle time after which the other side is asked whether it is still there; 0 for never."""
+    reset_patience: float = 30.0
+    """How long the other side may be silent on a stream, after it has answered our reset of it, without its own."""
     max_retransmissions: int = 10
     """Timeouts in a row after which the association has failed."""
     max_init_retransmissions: int = 8

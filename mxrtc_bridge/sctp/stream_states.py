@@ -27,6 +27,8 @@ class StreamState(Enum):
     """Their direction has ended; the end of ours is asked for."""
     ENDED_HERE = "ended here"
     """Our direction has ended; they have yet to end theirs."""
+    GIVEN_UP = "given up"
+    """As before, but they have been silent for too long: there is no channel any more, and the number is not free."""
 
 
 class StreamInput(Enum):
@@ -44,6 +46,8 @@ class StreamInput(Enum):
     """They asked for the end of their direction, all of its messages have come, and it is carried out."""
     RESET_DONE = "our reset done"
     """They answered our request, or have shown that they have carried it out."""
+    SILENCE = "silence"
+    """They have said nothing on it for long since that."""
 
 
 class StreamAction(Enum):
@@ -62,6 +66,8 @@ class StreamAction(Enum):
     """Say why it is closed."""
     TELL_CLOSED = "tell closed"
     """The channel is gone."""
+    AWAIT = "await"
+    """Begin to wait for their reset, or begin again."""
     KEEP = "keep"
     """It is of the next channel: see whether it shows that our request was carried out; else it waits for that."""
 
@@ -84,6 +90,7 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.CLOSE: StreamStep(state.FREE),
             happens.THEIR_RESET: StreamStep(state.FREE),
             happens.RESET_DONE: StreamStep(state.FREE),
+            happens.SILENCE: StreamStep(state.FREE),
         },
         state.OPEN: {
             happens.OPEN_RECEIVED: StreamStep(state.CLOSING, (do.TELL_CLOSING, do.TELL_REFUSED, do.RESET)),
@@ -93,6 +100,7 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.CLOSE: StreamStep(state.CLOSING, (do.RESET,)),
             happens.THEIR_RESET: StreamStep(state.ENDED_THERE, (do.TELL_CLOSING, do.RESET)),
             happens.RESET_DONE: StreamStep(state.OPEN),
+            happens.SILENCE: StreamStep(state.OPEN),
         },
         state.CLOSING: {
             happens.OPEN_RECEIVED: StreamStep(state.CLOSING),
@@ -101,7 +109,8 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.MESSAGE: StreamStep(state.CLOSING, (do.DELIVER,)),
             happens.CLOSE: StreamStep(state.CLOSING),
             happens.THEIR_RESET: StreamStep(state.ENDED_THERE),
-            happens.RESET_DONE: StreamStep(state.ENDED_HERE),
+            happens.RESET_DONE: StreamStep(state.ENDED_HERE, (do.AWAIT,)),
+            happens.SILENCE: StreamStep(state.CLOSING),
         },
         state.ENDED_THERE: {
             happens.OPEN_RECEIVED: StreamStep(state.ENDED_THERE, (do.KEEP,)),
@@ -111,15 +120,27 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.CLOSE: StreamStep(state.ENDED_THERE),
             happens.THEIR_RESET: StreamStep(state.ENDED_THERE, (do.KEEP,)),
             happens.RESET_DONE: StreamStep(state.FREE, (do.TELL_CLOSED,)),
+            happens.SILENCE: StreamStep(state.ENDED_THERE),
         },
         state.ENDED_HERE: {
             happens.OPEN_RECEIVED: StreamStep(state.ENDED_HERE),
             happens.ODD: StreamStep(state.ENDED_HERE),
-            happens.ACK: StreamStep(state.ENDED_HERE),
-            happens.MESSAGE: StreamStep(state.ENDED_HERE, (do.DELIVER,)),
+            happens.ACK: StreamStep(state.ENDED_HERE, (do.AWAIT,)),
+            happens.MESSAGE: StreamStep(state.ENDED_HERE, (do.DELIVER, do.AWAIT)),
             happens.CLOSE: StreamStep(state.ENDED_HERE),
             happens.THEIR_RESET: StreamStep(state.FREE, (do.TELL_CLOSED,)),
             happens.RESET_DONE: StreamStep(state.ENDED_HERE),
+            happens.SILENCE: StreamStep(state.GIVEN_UP, (do.TELL_CLOSED,)),
+        },
+        state.GIVEN_UP: {
+            happens.OPEN_RECEIVED: StreamStep(state.OPEN, (do.OFFER,)),
+            happens.ODD: StreamStep(state.GIVEN_UP),
+            happens.ACK: StreamStep(state.GIVEN_UP),
+            happens.MESSAGE: StreamStep(state.GIVEN_UP, (do.DROP,)),
+            happens.CLOSE: StreamStep(state.GIVEN_UP),
+            happens.THEIR_RESET: StreamStep(state.FREE),
+            happens.RESET_DONE: StreamStep(state.GIVEN_UP),
+            happens.SILENCE: StreamStep(state.GIVEN_UP),
         },
     }
     return {(before, event): step for before, row in rows.items() for event, step in row.items()}

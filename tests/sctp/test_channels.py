@@ -360,3 +360,92 @@ def test_what_comes_before_the_number_is_free_waits_in_the_window() -> None:
     assert events[2:4] == [ChannelClosed(1), ChannelOffered(1, OpenMessage("x", ""))]
     assert events[4:] == [ChannelMessage(1, b"x", 1)] * (taken + 1)  # one was withheld while the window was closed
     assert receiver.window == before
+
+
+def request(number: int, last_tsn: int, *streams: int) -> bytes:
+    """Their reset request with a number that counts from 0, as the TSN up to which it holds."""
+    head = (THEIR_TSN + number).to_bytes(4, "big") + bytes(4) + (THEIR_TSN + last_tsn).to_bytes(4, "big")
+    ids = b"".join(stream.to_bytes(2, "big") for stream in streams)
+    return chunks.chunk(chunks.RE_CONFIG, b"\0\x0d" + (16 + len(ids)).to_bytes(2, "big") + head + ids)
+
+
+def answer(puppet: Puppet, number: int = 0) -> bytes:
+    """Their answer to our request with a number that counts from 0: carried out."""
+    wire = puppet.their_tsn + number & 0xFFFFFFFF
+    return chunks.chunk(chunks.RE_CONFIG, b"\0\x10\0\x0c" + wire.to_bytes(4, "big") + b"\0\0\0\1")
+
+
+def reconfigurations(answers: list[tuple[int, bytes]]) -> list[bytes]:
+    """Return the RE-CONFIGs among what was sent: of answers the last field, of requests the streams."""
+    bodies = [body for kind, body in answers if kind == chunks.RE_CONFIG]
+    return [body[8:12] if body[:2] == b"\0\x10" else body[16:] for body in bodies]
+
+
+def half_closed() -> tuple[Puppet, DataChannels, list[ChannelEvent]]:
+    """A channel that we have closed, and the other side has not."""
+    puppet, channels, events = hostile_channels(limit=1)
+    puppet.send(puppet.data(0, OPEN, stream=1, ppid=50))
+    channels.close(1)
+    puppet.answers()
+    puppet.send(answer(puppet))
+    events.clear()
+    return puppet, channels, events
+
+
+def test_channel_that_the_other_side_never_closes_ends_after_silence_and_gives_its_place_back() -> None:
+    puppet, channels, events = half_closed()
+    puppet.wait(29)
+    puppet.send(puppet.data(1, b"not yet", stream=1, sequence=1))
+    puppet.wait(29.9)
+    assert (events, len(channels)) == ([ChannelMessage(1, b"not yet", 7)], 1)
+    puppet.wait(0.2)
+    assert (events[1:], len(channels)) == ([ChannelClosed(1)], 0)
+    puppet.send(puppet.data(2, b"too late", stream=1, sequence=2))
+    puppet.send(puppet.data(3, OPEN, stream=3, ppid=50))
+    assert events[2:] == [ChannelOffered(3, OpenMessage("x", ""))]
+    assert puppet.held == 0
+    puppet.wait(1)
+    # Their reset comes after all, and the number begins again.
+    puppet.send(request(0, 3, 1))
+    channels.close(3)
+    puppet.answers()
+    puppet.send(answer(puppet, 1))
+    puppet.send(request(1, 3, 3))
+    puppet.send(puppet.data(4, OPEN, stream=1, ppid=50))
+    assert events[3:] == [ChannelClosed(3), ChannelOffered(1, OpenMessage("x", ""))]
+
+
+def test_number_of_ours_that_was_given_up_is_not_used_again_before_its_end() -> None:
+    puppet = Puppet(streams=2)
+    channels = DataChannels(puppet.association, dtls_client=True)
+    events: list[ChannelEvent] = []
+    puppet.end.drain = drain(channels, events)  # type: ignore[method-assign]
+    channels.close(channels.open(puppet.now, OpenMessage("x", "")))
+    puppet.answers()
+    puppet.send(chunks.sack(puppet.their_tsn, 1 << 20, (), ()), answer(puppet))
+    puppet.wait(31)
+    assert events == [ChannelClosed(0)]
+    with pytest.raises(StateError, match="no stream is free"):
+        channels.open(puppet.now, OpenMessage("y", ""))
+    puppet.send(request(0, -1, 0))
+    assert channels.open(puppet.now, OpenMessage("y", "")) == 0
+
+
+def test_request_ahead_of_one_that_was_lost_is_left_to_be_repeated() -> None:
+    """As pion sends several at once, and takes an error for the end of one."""
+    puppet, channels, events = hostile_channels()
+    for tsn, stream in enumerate((1, 3, 5)):
+        puppet.send(puppet.data(tsn, OPEN, stream=stream, ppid=50))
+    puppet.answers()
+    events.clear()
+    puppet.send(request(1, 2, 3))
+    puppet.send(request(2, 2, 5))
+    assert (events, reconfigurations(puppet.answers())) == ([], [])
+    done = b"\0\0\0\1"
+    for number, stream in enumerate((1, 3, 5)):
+        puppet.send(request(number, 2, stream))
+        assert done in reconfigurations(puppet.answers())
+    assert events == [ChannelClosing(1), ChannelClosing(3), ChannelClosing(5)]
+    puppet.send(request(3 + 1025, 2, 7))
+    assert reconfigurations(puppet.answers()) == [b"\0\0\0\5"]
+    assert len(channels) == 3
