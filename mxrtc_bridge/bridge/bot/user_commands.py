@@ -194,6 +194,8 @@ class UserCommands:
     async def open(self, sender: CommandSender, peer: UserId) -> Reply:
         if not isinstance(self._rights.may_call(sender.user, peer), Allow):
             return self._unknown(peer, None, sender)
+        if (why := self._why_down(peer)) is not None:
+            return say(Strong(self._name(peer)), f" takes no calls now, as its account {why}.")
         opened = await self._direct_chats.open(peer, sender.user)
         link = MatrixLink(opened.room, "this room")
         if opened.joined:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StateError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.peers import Peers
@@ -47,6 +47,7 @@ class DirectChats:
 
         Raises:
             HomeserverError: no room could be made, or nobody could be invited.
+            StateError: the peer cannot be used, or not yet: its account may be a person's.
         """
         await self._peers.all_settled(peer, user)
         rooms = self._index.rooms_of(peer, user)
@@ -56,6 +57,8 @@ class DirectChats:
         for room in rooms:
             if room.members == {peer} and await self._invited_again(room, user):
                 return DirectChat(room.room_id, joined=False)
+        if not self._peers.is_peer(peer):
+            raise StateError(f"{peer} makes no room: it is not known whether its account is the bridge's")
         with self._peers.expecting(peer):
             made = await self._homeserver.create_direct_room(user, peer)
             await self._peers.adopt(made, peer, user)

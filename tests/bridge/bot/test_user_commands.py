@@ -13,6 +13,7 @@ from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.admin.socket import AdminSocket
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.user_commands import UserCommands
+from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.bot.arguments import nothing
 from mxrtc_bridge.core.bot.commands import Command, Effect, command, commands_of
 from mxrtc_bridge.core.bot.reply import Reply, answer, say, text
@@ -82,6 +83,7 @@ class World:
             is_admin=lambda user: user == ADMIN and self.admin_now,
             could_ask_for_anything=lambda user: user == ALICE,
             listing=lambda _user, _bot: self.listing,
+            may_call=lambda _user, _peer: Allow("granted"),
         )
         appservice = SimpleNamespace(peer_prefix="rtc_", bot=BOT)
         config = SimpleNamespace(
@@ -292,3 +294,4 @@ async def test_a_peer_that_takes_no_calls_is_listed_as_down_and_says_why(world: 
         "- lab: ssh (down), web (down); it takes no calls, as its account shows another identity",
         "- far: ssh (not looked at), web (up)",
     ]
+    assert await world.type("open lab", by=ALICE) == ["lab takes no calls now, as its account shows another identity."]

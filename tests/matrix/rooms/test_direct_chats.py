@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StateError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.rooms.direct_chats import DirectChat, DirectChats
 from mxrtc_bridge.matrix.rooms.room_index import PeerRoom
@@ -49,6 +49,14 @@ async def test_room_to_which_the_user_cannot_be_invited_again_is_replaced(status
 async def test_what_says_nothing_about_a_room_makes_no_other(status: int) -> None:
     """An error 404 as well, where a proxy has led the request to a server that does not know it."""
     assert (await opened(HomeserverError("who knows", status, "M_UNRECOGNIZED"))).made == []
+
+
+async def test_nobody_acts_as_a_peer_whose_account_may_be_a_persons() -> None:
+    bench, server = Bench(), Server(HomeserverError("unused", 500))
+    await bench.peers.start(lambda user: user != PEER)
+    with pytest.raises(StateError, match=f"{PEER} makes no room"):
+        await DirectChats(server, bench.index, bench.peers, reads_encrypted=lambda: False).open(PEER, ALICE)
+    assert server.made == []
 
 
 async def test_room_that_is_not_read_yet_is_found_again_and_no_other_room_is_read_for_it() -> None:
