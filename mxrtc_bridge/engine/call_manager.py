@@ -43,7 +43,7 @@ from mxrtc_bridge.core.errors import (
 )
 from mxrtc_bridge.core.ids import EventId, PartyId, UserId, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
+from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_ports import Auditor, CallRights, RoomMembers
 from mxrtc_bridge.engine.clock import Clock
@@ -80,8 +80,15 @@ def _rate_limit(settings: CallSettings) -> RateLimit:
     return RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server, settings.own_server)
 
 
-RefusalNotice = Callable[[CallRoute, UserId, UserId], Awaitable[None]]
-"""Tells (route, peer, user) in words that the call was refused; rate-limited by whoever implements it."""
+def _read_offer(invite: Invite, addresses: AddressPolicy) -> Description:
+    if invite.fault is not None:
+        raise DescriptionError(invite.fault, "the content of the event could not be read")
+    return parse_description(invite.sdp, DescriptionType.OFFER, addresses)
+
+
+RefusalNotice = Callable[[CallRoute, UserId, UserId, str | None], Awaitable[None]]
+"""Tells (route, peer, user, reason) in words that the call was refused: for want of a right where there is no reason,
+or as a voice or video call. Rate-limited by whoever implements it."""
 
 
 class CallManager:
@@ -381,8 +388,8 @@ class CallManager:
                 self._counters.refusal(RefusalCode.AUDIT)
                 return InviteRefused(BUSY)
             live.admitted = admitted
-            if isinstance(verdict, InviteRefused) and verdict.reason is None:
-                await self._refused(record.route, record.local, record.remote)
+            if isinstance(verdict, InviteRefused) and verdict.reason in (None, RefusalCode.MEDIA_REFUSED):
+                await self._refused(record.route, record.local, record.remote, verdict.reason)
             return verdict
 
         links = self._make_links(record.local, record.remote)
@@ -425,12 +432,11 @@ class CallManager:
             self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.route)
             return InviteRefused("not_a_direct_room"), "not a room of two"
         try:
-            offer = parse_description(invite.sdp, DescriptionType.OFFER, self.settings.addresses)
+            offer = _read_offer(invite, self.settings.addresses)
         except DescriptionError as error:
             self._counters.refusal(error.code)
-            self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.code)
-            code = BUSY if error.code is RefusalCode.MEDIA_REFUSED else error.code
-            return InviteRefused(code), f"offer: {error.code}"
+            self._seldom.info(record.remote, "x offer of %s refused: %s: %s", record.remote, error.code, error)
+            return InviteRefused(error.code), f"offer: {error.code}"
         return InviteAdmitted(offer), decision.rule
 
     async def _run_session(self, live: LiveSession, record: CallRecord) -> None:

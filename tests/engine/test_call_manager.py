@@ -129,6 +129,7 @@ class Bridge:
         self.open: dict[CallId, CallRecord] = {}
         self.ended: dict[CallId, str] = {}
         self.told: list[UserId] = []
+        self.told_why: list[str | None] = []
         self.durable = True
         self.over: list[CallId] = []
         self.decided: list[tuple[UserId, bool, str]] = []
@@ -224,8 +225,9 @@ class Bridge:
     async def open_calls(self) -> list[CallRecord]:
         return list(self.open.values())
 
-    async def say_refused(self, _room: RoomId, _local: UserId, user: UserId) -> None:
+    async def say_refused(self, _room: RoomId, _local: UserId, user: UserId, reason: str | None) -> None:
         self.told.append(user)
+        self.told_why.append(reason)
 
     # What a test does
 

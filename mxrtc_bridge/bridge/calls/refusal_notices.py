@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 EVERY_MS = 24 * 3600 * 1000
 REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
+MEDIA_TEXT = "This account takes no voice or video calls: it carries data, for programs (mxrtc) and web pages."
 
 
 class RefusalNotices:
@@ -33,13 +34,21 @@ class RefusalNotices:
         self._wall_ms = wall_ms
         self._seldom = RateLimitedLog(log)
 
-    async def say(self, route: CallRoute, local: UserId, user: UserId) -> None:
-        """Tell ``user`` in the room of a call, as ``local``, unless they were told lately."""
+    async def say(self, route: CallRoute, local: UserId, user: UserId, reason: str | None = None) -> None:
+        """Tell ``user`` in the room of a call, as ``local``, unless they were told lately.
+
+        Args:
+            route: the room.
+            local: the peer.
+            user: the caller.
+            reason: ``media_refused`` for a voice or video call; None for want of a right.
+        """
         if isinstance(route, DevicePair):
             return  # Between two devices there is no room to say it in; the caller's program does.
         now_ms = self._wall_ms()
         try:
             if await self._notices.may_notify(user, now_ms, EVERY_MS):
-                await self._outbox.send_notice(route, local, REFUSED_TEXT, key=f"refused-{now_ms}")
+                text = REFUSED_TEXT if reason is None else MEDIA_TEXT
+                await self._outbox.send_notice(route, local, text, key=f"refused-{now_ms}")
         except (HomeserverError, StorageError) as error:
             self._seldom.warning(user, "the refusal of %s could not be explained: %s", user, error)

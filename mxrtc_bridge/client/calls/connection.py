@@ -16,7 +16,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access import policy
 from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.call import values as call
-from mxrtc_bridge.core.errors import Lack, TransportError
+from mxrtc_bridge.core.errors import Lack, RefusalCode, TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
@@ -116,6 +116,16 @@ _REFUSED = {
     to_device.UNTRUSTED_DEVICE: "the bridge takes calls only from verified devices; verify this one with another "
     "session of yours: mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
 }
+_OF_DESCRIPTIONS = frozenset(
+    {
+        *(RefusalCode.BAD_CONTENT, RefusalCode.SDP_TOO_LARGE, RefusalCode.TOO_LARGE, RefusalCode.BAD_LINE),
+        *(RefusalCode.MEDIA_REFUSED, RefusalCode.SMALL_MESSAGES, RefusalCode.NO_DATA_SECTION),
+        *(RefusalCode.MANY_SECTIONS, RefusalCode.SECTION_REJECTED, RefusalCode.BAD_SECTION),
+        *(RefusalCode.MISSING_ATTRIBUTE, RefusalCode.BAD_ATTRIBUTE, RefusalCode.CONFLICTING_ATTRIBUTE),
+        *(RefusalCode.NO_FINGERPRINT, RefusalCode.WEAK_FINGERPRINT, RefusalCode.BAD_FINGERPRINT),
+        RefusalCode.CONFLICTING_FINGERPRINTS,
+    }
+)
 _NO_RIGHT = "the call was refused: you have no right to it, or the room is not fit for calls"
 
 
@@ -146,6 +156,9 @@ def _explained(  # noqa: C901, PLR0911 - one row each
             return Exit.RETRY, f"{apart}; set the one that is wrong, then try again"
         case call.CallOutcome.REJECTED, reason if reason in _REFUSED_NOW:
             return Exit.RETRY, _REFUSED_NOW[reason]
+        case call.CallOutcome.REJECTED, reason if reason in _OF_DESCRIPTIONS:
+            words = f"the bridge cannot use what this side says of itself ({reason}); its log says more"
+            return Exit.RETRY, f"{words}. Update mxrtc or the bridge, whichever is older"
         case call.CallOutcome.REJECTED, reason:
             return Exit.DENIED, _REFUSED.get(reason, _NO_RIGHT)
         case call.CallOutcome.MEMBER_LEFT, _:

@@ -8,6 +8,8 @@ Rules of reading (client-server API, "Voice over IP"):
 
 * ``version`` is the integer 0, or it counts as ``"1"``, even where it is missing or the integer 1.
 * Version 1 messages must have a ``party_id``; that of a version 0 message is ignored.
+* An invite whose offer or lifetime cannot be read is an invite nevertheless, with its fault: the caller may have a
+  right to know why there is no answer.
 * An entry of ``candidates`` that cannot be read costs only itself; what is beyond the bound is left out.
 * An optional key that is ``null`` counts as missing, because JavaScript clients send it that way.
 """
@@ -244,10 +246,14 @@ def _read_candidate(entry: object) -> CandidateLine:
 
 
 def _read_invite(head: _Envelope, fields: dict[str, object]) -> Invite:
-    _, sdp = _read_sdp("offer", fields.get("offer"), DescriptionType.OFFER)
-    lifetime_ms = _read_lifetime(head.version, fields.get("lifetime"))
-    invitee = fields.get("invitee")
-    return Invite(*head, sdp, lifetime_ms, None if invitee is None else parse_user_id(invitee))
+    named = fields.get("invitee")
+    invitee = None if named is None else parse_user_id(named)
+    try:
+        _, sdp = _read_sdp("offer", fields.get("offer"), DescriptionType.OFFER)
+        lifetime_ms = _read_lifetime(head.version, fields.get("lifetime"))
+    except EventError as error:
+        return Invite(*head, "", DEFAULT_LIFETIME_MS, invitee, error.code)
+    return Invite(*head, sdp, lifetime_ms, invitee)
 
 
 def _read_answer(head: _Envelope, fields: dict[str, object]) -> Answer:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
+from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
 
@@ -50,6 +51,8 @@ class Invite(_Message):
     sdp: str
     lifetime_ms: int
     invitee: UserId | None = None
+    fault: RefusalCode | None = None
+    """What is wrong with the rest, which then counts for nothing: the call is only to be refused, with this reason."""
 
 
 @dataclass(frozen=True, slots=True)

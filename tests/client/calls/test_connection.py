@@ -110,6 +110,14 @@ def test_a_call_by_a_room_that_nobody_wanted_says_why(capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["by_room_because"] == connection.why_by_room
 
 
+@pytest.mark.parametrize("reason", ["bad_content", "sdp_too_large", "small_messages", "bad_attribute", "media_refused"])
+def test_refused_description_is_no_lack_of_a_right(reason: str) -> None:
+    error = explain(call.CallEnded(call.CallOutcome.REJECTED, reason), None)
+    assert error.code is Exit.RETRY
+    assert f"({reason})" in str(error)
+    assert "right" not in str(error)
+
+
 @pytest.mark.parametrize(
     ("limit", "words"),
     [

@@ -27,7 +27,7 @@ from mxrtc_bridge.core.call.events import (
     SelectAnswer,
     Version,
 )
-from mxrtc_bridge.core.errors import EventError, StateError
+from mxrtc_bridge.core.errors import EventError, RefusalCode, StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS, MAX_CANDIDATE_LINES
 from mxrtc_bridge.core.webrtc.sdp import MAX_SDP_BYTES, DescriptionType
@@ -140,8 +140,9 @@ def test_a_lifetime_is_moved_into_its_bounds(lifetime: int, expected: int) -> No
 
 
 @pytest.mark.parametrize("lifetime", [True, 60_000.0, "60000", [], ..., None])
-def test_a_lifetime_that_is_no_integer_is_refused(lifetime: object) -> None:
-    assert refusal("invite", lifetime=lifetime)[0] == "bad_content"
+def test_a_lifetime_that_is_no_integer_is_a_fault_of_the_invite(lifetime: object) -> None:
+    expected = Invite(C1, P1, Version.V1, "", DEFAULT_LIFETIME_MS, fault=RefusalCode.BAD_CONTENT)
+    assert read("invite", lifetime=lifetime) == expected
 
 
 def test_a_version_0_invite_without_lifetime_has_the_default_one() -> None:
@@ -159,10 +160,13 @@ def test_the_limit_of_a_description_counts_its_bytes(letter: str) -> None:
     fitting += "a" * (MAX_SDP_BYTES - len(fitting.encode()))
     read("invite", offer={"type": "offer", "sdp": fitting[:-1]})
     read("invite", offer={"type": "offer", "sdp": fitting})
-    code, sentence = refusal("invite", offer={"type": "offer", "sdp": fitting + "a"})
+    too_large = {"type": "offer", "sdp": fitting + "a"}
+    expected = Invite(C1, P1, Version.V1, "", DEFAULT_LIFETIME_MS, fault=RefusalCode.SDP_TOO_LARGE)
+    assert read("invite", offer=too_large) == expected
+    code, sentence = refusal("negotiate", description=too_large)
     assert code == "sdp_too_large"
     assert str(MAX_SDP_BYTES) in sentence
-    assert "offer.sdp" in sentence
+    assert "description.sdp" in sentence
 
 
 @pytest.mark.parametrize(
@@ -241,7 +245,8 @@ def test_an_invitee_that_is_no_user_id_is_refused(invitee: object) -> None:
     ],
 )
 def test_a_senseless_offer_is_refused(offer: object) -> None:
-    assert refusal("invite", offer=offer)[0] == "bad_content"
+    expected = Invite(C1, P1, Version.V1, "", DEFAULT_LIFETIME_MS, fault=RefusalCode.BAD_CONTENT)
+    assert read("invite", offer=offer) == expected
 
 
 @pytest.mark.parametrize("batch", [..., None, {}, "c"])

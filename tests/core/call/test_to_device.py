@@ -69,7 +69,7 @@ GOOD = call_to_device_content(CallToDevice(0, 5, INVITE))
         {"content": {}},
         {"content": {**GOOD["content"], "version": 0}},  # type: ignore[dict-item]
         {"content": {**GOOD["content"], "party_id": None}},  # type: ignore[dict-item]
-        {"content": {**GOOD["content"], "offer": {"type": "offer", "sdp": "x" * 20_000}}},  # type: ignore[dict-item]
+        {"type": "m.call.answer", "content": {**GOOD["content"], "answer": {"type": "answer", "sdp": "x" * 20_000}}},  # type: ignore[dict-item]
     ],
 )
 def test_what_is_no_message_is_refused(change: dict[str, Any]) -> None:
