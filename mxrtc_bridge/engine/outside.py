@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -170,7 +171,8 @@ class TargetThreads:
 
 _targets: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], TargetThreads] = WeakValueDictionary()
 _questions = DaemonThreads(MAX_QUESTIONS, "mxrtc question")
-_under_way: dict[tuple[asyncio.AbstractEventLoop, Callable[..., Any], tuple[Hashable, ...]], asyncio.Future[Any]] = {}
+_Question = tuple[asyncio.AbstractEventLoop, Callable[..., Any], tuple[Hashable, ...]]
+_under_way: dict[_Question, asyncio.Future[Any]] = {}
 
 
 def threads_of(target: str) -> TargetThreads:
@@ -201,9 +203,16 @@ async def in_one_thread(work: Callable[..., Result], *args: Hashable) -> Result:
         if len(_under_way) >= MAX_QUESTIONS:
             raise _no_answer()
         future = _under_way[what] = what[0].run_in_executor(_questions, work, *args)
-        future.add_done_callback(lambda _: _under_way.pop(what, None))
+        future.add_done_callback(partial(_answered, what))
     answer: Result = await asyncio.shield(future)
     return answer
+
+
+def _answered(what: _Question, future: asyncio.Future[Any]) -> None:
+    _under_way.pop(what, None)
+    # It may have failed when nobody waited for it any more, which is no defect.
+    if not future.cancelled():
+        future.exception()
 
 
 async def in_new_thread(work: Callable[..., Result], *args: object) -> Result:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +116,26 @@ async def test_questions_that_hang_have_a_bound(disk: Disk) -> None:
         await in_one_thread(ask, MAX_QUESTIONS)
     disk.answer()
     await asyncio.gather(*asking)
+
+
+async def test_a_question_that_fails_when_its_asker_has_gone_is_no_defect(disk: Disk) -> None:
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, what: said.append(what))
+
+    def ask() -> None:
+        disk.read()
+        raise OSError(errno.EIO, "no answer")
+
+    asking = asyncio.create_task(in_one_thread(ask))
+    await until(lambda: disk.asked)
+    asking.cancel()
+    await asyncio.wait([asking])
+    question = weakref.ref(ask)
+    del ask, asking
+    disk.answer()
+    await until(lambda: question() is None)
+    gc.collect()
+    assert said == []
 
 
 def test_questions_of_a_loop_that_was_closed_take_no_place(disk: Disk) -> None:
