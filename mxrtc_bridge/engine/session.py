@@ -265,7 +265,10 @@ class Session:
 
     def _lacks(self, lack: Lack, text: str) -> None:
         self.failure = text
-        self._seldom.warning(self.remote, "! this machine lacks what a call needs: %s", text, to=self._log)
+        if self._admission is None:
+            self._log.debug("! %s", text)  # a user of their own machine reads it as the reason of the end
+        else:
+            self._seldom.warning(self.remote, "! this machine lacks what a call needs: %s", text, to=self._log)
         self._driver.feed(call.TransportFailed(lack, lack=lack))
 
     async def _admit(self, invite: Invite) -> None:

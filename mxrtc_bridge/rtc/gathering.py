@@ -163,8 +163,8 @@ class Gathering:
     def _no_relay_text(self) -> str:
         if not self._plan.turn:
             return "the policy allows relayed candidates only, but no usable TURN server is configured"
-        seconds = self._settings.servers_timeout_s
-        return f"none of {len(self._plan.turn)} TURN servers gave a relayed address within {seconds:g} s"
+        faults = dict.fromkeys(each.outcome.value for each in self._attempts.values() if each.relays)
+        return f"none of {len(self._plan.turn)} TURN servers gave a relayed address ({', '.join(faults)})"
 
     def _add(self, candidate: Candidate) -> None:
         key = (candidate.host, candidate.port)

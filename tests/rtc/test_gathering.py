@@ -206,7 +206,7 @@ async def test_relay_policy_without_a_server_is_told() -> None:
 
 async def test_relay_policy_with_a_dead_server_is_told(silent_server: int) -> None:
     plan = ServerPlan(turn=(TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),))
-    with pytest.raises(ResourceError, match=r"none of 1 TURN servers gave a relayed address within 0\.4 s"):
+    with pytest.raises(ResourceError, match=r"none of 1 TURN servers gave a relayed address \(timed out\)"):
         await offered(plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2, servers_timeout_s=0.4)
 
 

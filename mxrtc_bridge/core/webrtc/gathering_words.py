@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 
-MAX_NAMED = 6
-"""Servers that one sentence names."""
+MAX_NAMED = 3
+"""Servers with the same fault that a sentence names: it is cut at 400 characters where it is shown."""
 
 NO_TURN = "the homeserver gives no TURN server (voip/turnServer), which would relay them"
 
@@ -21,6 +21,8 @@ _WORDS = {
     ServerOutcome.QUOTA: "is full, or has given this user all that it may have",
 }
 
+_SHORT = {ServerOutcome.PENDING: "no answer yet", ServerOutcome.QUOTA: "full"}
+
 
 def outcome_words(attempt: ServerAttempt) -> str:
     """What one server did, to stand behind its name."""
@@ -33,12 +35,19 @@ def relay_words(report: GatheringReport) -> str:
     working = [each.uri for each in asked if each.outcome is ServerOutcome.OK]
     if working:
         return f"{working[0]} gives this side a relayed address, and nothing of the other side comes through it either"
-    named = [f"{each.uri} {outcome_words(each)}" for each in asked]
-    named += [f"{uri} cannot be used: only turn: and turns: over TCP, and turn: over UDP" for uri in report.unusable]
-    if not named:
+    by_outcome: dict[str, list[str]] = {}
+    for each in asked:
+        by_outcome.setdefault(each.detail or _SHORT.get(each.outcome, each.outcome.value), []).append(each.uri)
+    if report.unusable:
+        by_outcome["cannot be used"] = list(report.unusable)
+    if not by_outcome:
         return NO_TURN
-    more = [f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
-    return f"no TURN server relays them: {', '.join(named[:MAX_NAMED] + more)}"
+    return f"no TURN server relays them ({'; '.join(f'{why}: {_listed(uris)}' for why, uris in by_outcome.items())})"
+
+
+def _listed(uris: list[str]) -> str:
+    more = f" and {len(uris) - MAX_NAMED} more" if len(uris) > MAX_NAMED else ""
+    return ", ".join(uris[:MAX_NAMED]) + more
 
 
 def left_out_words(report: GatheringReport) -> str:

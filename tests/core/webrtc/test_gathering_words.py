@@ -20,13 +20,22 @@ def test_a_turn_server_is_called_for_only_where_there_is_none() -> None:
     assert words(ServerAttempt("stun:stun.example.org:3478", ServerOutcome.OK)) == NO_TURN
     for outcome in ServerOutcome:
         assert "would relay" not in words(ServerAttempt(TURN, outcome))
-    assert words(unusable=("turns:x?transport=udp",)).startswith("no TURN server relays them: turns:x?transport=udp ca")
+    assert (
+        words(unusable=("turns:x?transport=udp",))
+        == "no TURN server relays them (cannot be used: turns:x?transport=udp)"
+    )
 
 
 def test_each_server_is_named_with_what_it_did() -> None:
     said = words(ServerAttempt(TURN, ServerOutcome.TIMED_OUT), ServerAttempt(TURNS, ServerOutcome.CERTIFICATE))
-    trusted = "has a certificate that this machine does not trust"
-    assert said == f"no TURN server relays them: {TURN} does not answer, {TURNS} {trusted}"
+    assert said == f"no TURN server relays them (timed out: {TURN}; certificate not trusted: {TURNS})"
+
+
+def test_servers_with_the_same_fault_are_named_together() -> None:
+    others = ("turn:a.example.org:3478?transport=tcp", "turn:b.example.org:3478?transport=tcp")
+    refused = [ServerAttempt(uri, ServerOutcome.CREDENTIALS) for uri in others]
+    said = words(refused[0], ServerAttempt(TURNS, ServerOutcome.FAILED, "error 403"), refused[1])
+    assert said == f"no TURN server relays them (credentials refused: {', '.join(others)}; error 403: {TURNS})"
 
 
 def test_a_server_that_relays_is_not_blamed() -> None:
@@ -37,7 +46,7 @@ def test_a_server_that_relays_is_not_blamed() -> None:
 
 def test_the_sentence_has_an_end() -> None:
     said = words(*(ServerAttempt(f"turn:{number}", ServerOutcome.QUOTA) for number in range(MAX_NAMED + 2)))
-    assert said.endswith(", and 2 more")
+    assert said.endswith("(full: turn:0, turn:1, turn:2 and 2 more)")
     assert f"turn:{MAX_NAMED}" not in said
 
 
