@@ -11,9 +11,9 @@ slow reader; if it shows that our request was carried out, it stands for the ans
 
 A machine around the association: drive the association as its module says, but poll events here.
 What it guards against: more channels than allowed (reset at once; twice as many abort), data on streams without a
-channel (dropped, and given back to the window). A message of a channel that breaks the protocol, be it an OPEN that
-cannot be read or stands where a channel is, or text that is not UTF-8, resets that channel and no other (RFC 8832
-section 6).
+channel (dropped, and the stream is reset if there is a place for it). A message of a channel that breaks the protocol,
+be it an OPEN that cannot be read or stands where a channel is, or text that is not UTF-8, resets that channel and no
+other (RFC 8832 section 6).
 
 One file: every step changes the same few fields of a number, and what is told of it must be in the order of the steps.
 """
@@ -48,6 +48,7 @@ _EMPTY_TEXT = 56
 _EMPTY_BINARY = 57
 _OPEN = StreamState.OPEN
 _UNREADABLE = OpenMessage("", "")
+_NEGOTIATED = "no OPEN came before its messages; channels that both sides agree on beforehand are not supported"
 _MAX_GIVEN_UP = 1024
 """Numbers that are remembered as given up; one of ours that is not remembered any more is not used again either."""
 _EMPTY = b"\0"
@@ -194,7 +195,7 @@ class DataChannels:
 
     def _free_number(self) -> int:
         """Return the number of the next channel: one that was never used, else the one that has rested longest."""
-        while self._next_number in self._streams:
+        while self._knows_of(self._next_number):
             self._next_number += 2
         if self._next_number < self._association.outbound_streams:
             return self._next_number
@@ -273,7 +274,8 @@ class DataChannels:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, StreamReset):
-            if StreamAction.KEEP in self._step(event.stream, StreamInput.THEIR_RESET):
+            known = self._knows_of(event.stream) or self._may_refuse(event.stream)
+            if known and StreamAction.KEEP in self._step(event.stream, StreamInput.THEIR_RESET):
                 self._keep(event)
         elif isinstance(event, ResetDone):
             self._our_reset(event.stream)
@@ -329,6 +331,14 @@ class DataChannels:
             case StreamAction.DELIVER | StreamAction.DROP | StreamAction.KEEP:
                 pass  # by whom the message is known
 
+    def _knows_of(self, number: int) -> bool:
+        return number in self._streams or number in self._given_up
+
+    def _may_refuse(self, number: int) -> bool:
+        """Whether a channel that does not exist may take a place until it is reset; what was ours is reset already."""
+        was_ours = number % 2 == self._parity and number < self._next_number
+        return not was_ours and len(self._streams) < self._max_channels
+
     def _add(self, number: int, stream: _Stream) -> None:
         self._streams[number] = stream
         if len(self._streams) > 2 * self._max_channels:
@@ -348,11 +358,13 @@ class DataChannels:
             self._receive_dcep(event, stream)
             return None
         if stream is None or stream.state is not _OPEN:
-            actions = self._step(number, StreamInput.MESSAGE)
+            actions: tuple[StreamAction, ...] = (StreamAction.DROP,)
+            if self._knows_of(number) or self._may_refuse(number):
+                actions = self._step(number, StreamInput.MESSAGE, reason=_NEGOTIATED)
             if StreamAction.KEEP in actions:
                 self._keep(event)
                 return None
-            if stream is None or StreamAction.DROP in actions:
+            if stream is None or stream.opened is _UNREADABLE or StreamAction.DROP in actions:
                 self._association.consumed(len(data))
                 return None
         size = len(data)

@@ -86,9 +86,10 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.OPEN_RECEIVED: StreamStep(state.OPEN, (do.OFFER,)),
             happens.ODD: StreamStep(state.CLOSING, (do.TELL_REFUSED, do.RESET)),
             happens.ACK: StreamStep(state.FREE),
-            happens.MESSAGE: StreamStep(state.FREE, (do.DROP,)),
+            # Of a channel that was agreed on beforehand, which nobody here knows of: they get to know.
+            happens.MESSAGE: StreamStep(state.CLOSING, (do.DROP, do.TELL_REFUSED, do.RESET)),
             happens.CLOSE: StreamStep(state.FREE),
-            happens.THEIR_RESET: StreamStep(state.FREE),
+            happens.THEIR_RESET: StreamStep(state.ENDED_THERE, (do.RESET,)),
             happens.RESET_DONE: StreamStep(state.FREE),
             happens.SILENCE: StreamStep(state.FREE),
         },

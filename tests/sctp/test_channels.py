@@ -298,11 +298,8 @@ def test_refused_channel_is_gone_when_both_directions_are_reset() -> None:
     two = Two()
     two.world.left.association.send(two.now, 8, 50, b"\x07")
     two.run(1)
-    assert len(two.right) == 1
-    two.world.left.association.reset(8)
-    two.run(1)
-    assert len(two.right) == 0
-    assert two.right_events[-1] == ChannelClosed(8)
+    assert [type(event) for event in two.right_events] == [ChannelRefused, ChannelClosed]
+    assert (len(two.left), len(two.right)) == (0, 0)
 
 
 def test_odd_opening_on_a_number_of_ours_that_rests_keeps_nothing() -> None:
@@ -449,3 +446,52 @@ def test_request_ahead_of_one_that_was_lost_is_left_to_be_repeated() -> None:
     puppet.send(request(3 + 1025, 2, 7))
     assert reconfigurations(puppet.answers()) == [b"\0\0\0\5"]
     assert len(channels) == 3
+
+
+@pytest.mark.parametrize("number", [0, 5, 100, 1022, 1023, 65_534])
+def test_channel_that_only_the_other_side_knows_of_is_reset_when_it_is_used(number: int) -> None:
+    """As with ``negotiated: true`` on one side alone: with numbers of either side."""
+    puppet, channels, events = hostile_channels()
+    for tsn, ppid in enumerate((53, 51, 57)):
+        puppet.send(puppet.data(tsn, b"lost", stream=number, sequence=tsn, ppid=ppid))
+    (refused,) = events
+    assert isinstance(refused, ChannelRefused)
+    assert "agree on beforehand" in refused.reason
+    assert reconfigurations(puppet.answers()) == [number.to_bytes(2, "big")]
+    puppet.send(answer(puppet))
+    puppet.send(request(0, 2, number))
+    assert events[1:] == [ChannelClosed(number)]
+    assert (len(channels), puppet.held) == (0, 0)
+    opened = [channels.open(puppet.now, OpenMessage("x", "")) for _ in range(4)]
+    assert opened == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("number", [0, 5, 1022])
+def test_channel_that_only_the_other_side_knows_of_can_be_closed(number: int) -> None:
+    puppet, channels, events = hostile_channels()
+    puppet.send(request(0, -1, number))
+    assert set(reconfigurations(puppet.answers())) == {b"\0\0\0\1", number.to_bytes(2, "big")}
+    puppet.send(answer(puppet))
+    assert (len(channels), events) == (0, [ChannelClosed(number)])
+    puppet.send(request(1, -1, number))
+    assert set(reconfigurations(puppet.answers())) == {b"\0\0\0\1", number.to_bytes(2, "big")}
+
+
+def test_channels_that_nobody_knows_of_are_reset_only_while_there_are_places() -> None:
+    puppet, channels, events = hostile_channels(limit=4)
+    for tsn in range(100):
+        puppet.send(puppet.data(tsn, b"x", stream=3 * tsn))
+    puppet.send(request(0, 99, *range(1001, 1500)))
+    assert (len(channels), len(events), puppet.held) == (4, 4, 0)
+    (numbers, *_) = [found for found in reconfigurations(puppet.answers()) if found != b"\0\0\0\1"]
+    assert len(numbers) == 2 * 4
+
+
+def test_number_of_ours_that_they_use_is_left_out_until_they_have_ended_it() -> None:
+    puppet, channels, events = hostile_channels()
+    puppet.send(puppet.data(0, b"x", stream=2))
+    puppet.answers()
+    puppet.send(answer(puppet))
+    puppet.wait(31)
+    assert events[1:] == [ChannelClosed(2)]
+    assert [channels.open(puppet.now, OpenMessage("x", "")) for _ in range(2)] == [0, 4]
