@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Deny
 from mxrtc_bridge.core.call import values as call
+from mxrtc_bridge.core.call.early import EarlyMessages
 from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Reject, Version
 from mxrtc_bridge.core.call.limits import (
     BUSY,
@@ -154,6 +155,7 @@ class CallManager:
         self._draining = False
         self._drained = False
         self._unclaimed: dict[EventId, bool] = {}
+        self._early = EarlyMessages()
         self.paused = False
         """Take no new calls; live ones go on."""
         self._new_number = new_number
@@ -211,6 +213,8 @@ class CallManager:
             live.session.feed(call.Remote(event.sender, message))
         elif isinstance(message, Invite):
             await self._begin(event, message, local)
+        elif isinstance(self._rights.may_call(event.sender, local), Allow):
+            self._early.put(self._clock.monotonic(), event, local)
 
     async def _begin(self, event: CallEvent, invite: Invite, local: UserId) -> None:
         if invite.invitee is not None and invite.invitee != local:
@@ -304,7 +308,8 @@ class CallManager:
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
         live = self._new_session(record, number, event.device)
-        live.session.feed(call.Remote(event.sender, invite))
+        for message in (invite, *self._early.take(self._clock.monotonic(), event, record.local)):
+            live.session.feed(call.Remote(event.sender, message))
         assert self._tasks is not None
         self._tasks.create_task(self._run_session(live, record), name=f"call {record.call_id}")
         self.live.add((record.route, record.call_id, record.local), live)
