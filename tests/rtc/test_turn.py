@@ -234,7 +234,7 @@ async def test_answer_without_a_relay_in_the_end_fails_with_the_reason() -> None
         caller = make_peer()
         callee = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=0.1, servers_timeout_s=0.4)
         await callee.create_answer(offer_of(await caller.create_offer()))
-        with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address within 0\.4 s"):
+        with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address \(timed out\)"):
             await callee.late_candidates()
         await asyncio.gather(caller.close(), callee.close())
 
