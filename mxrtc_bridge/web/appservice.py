@@ -132,7 +132,9 @@ class AppserviceEndpoint:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Check the token for everything but the health checks, and give every error a JSON body."""
         if request.path not in _OPEN_PATHS:
-            result = authorize(request.headers.getall("Authorization", []), self._token)
+            result = authorize(
+                request.headers.getall("Authorization", []), self._token, request.query.getall("access_token", [])
+            )
             if result is not Authorization.GRANTED:
                 return self._unauthorized(request, result)
         try:
@@ -149,7 +151,7 @@ class AppserviceEndpoint:
         self._seldom.warning(
             result,
             "! request refused: %s; compare hs_token in the registration file and in the configuration",
-            "no token in the Authorization header" if result is Authorization.MISSING else "wrong token",
+            "no token in the request" if result is Authorization.MISSING else "wrong token",
         )
         response = _error(401, result.value, "the homeserver's token is needed")
         response.headers["WWW-Authenticate"] = "Bearer"

@@ -113,7 +113,10 @@ async def test_transaction_is_given_to_the_sink_whole_and_in_order(site: Site) -
 
 AUTH_VARIANTS: list[tuple[dict[str, str], str, str]] = [
     ({}, "", "M_MISSING_TOKEN"),
-    ({}, f"?access_token={TOKEN}", "M_MISSING_TOKEN"),
+    ({}, "?access_token=", "M_MISSING_TOKEN"),
+    ({}, f"?access_token={TOKEN}x", "M_UNKNOWN_TOKEN"),
+    ({}, f"?access_token={TOKEN}&access_token={TOKEN}", "M_MISSING_TOKEN"),
+    ({"Authorization": "Basic x"}, f"?access_token={TOKEN}", "M_MISSING_TOKEN"),
     ({"Authorization": TOKEN}, "", "M_MISSING_TOKEN"),
     ({"Authorization": f"Basic {TOKEN}"}, "", "M_MISSING_TOKEN"),
     ({"Authorization": "Bearer"}, "", "M_MISSING_TOKEN"),
@@ -149,6 +152,20 @@ async def test_without_the_token_nothing_is_told_or_done(
         assert response.headers["WWW-Authenticate"] == "Bearer"
     assert site.sink.accepted == []
     assert site.sink.asked == []
+
+
+async def test_token_in_the_query_alone_is_accepted_and_not_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that homeservers sent before version 1.4 of the specification."""
+    caplog.set_level(logging.DEBUG)
+    path = f"/_matrix/app/v1/transactions/1?access_token={TOKEN}"
+    async with site.http.put(site.url(path), data=b'{"events": [{"event_id": "$1"}]}') as response:
+        assert response.status == 200
+    assert site.sink.accepted == [("1", [{"event_id": "$1"}])]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("mxrtc_bridge")]
+    assert ours
+    assert not any(TOKEN[:10] in line for line in ours)
 
 
 async def test_two_authorization_headers_are_refused(site: Site) -> None:

@@ -16,6 +16,22 @@ def test_right_token_is_granted(header: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "query", "result"),
+    [
+        ([], [TOKEN], Authorization.GRANTED),
+        ([], [""], Authorization.MISSING),
+        ([], [TOKEN, TOKEN], Authorization.MISSING),
+        ([], [TOKEN + "x"], Authorization.WRONG),
+        ([""], [TOKEN], Authorization.MISSING),
+        (["Bearer wrong"], [TOKEN], Authorization.WRONG),
+        ([f"Bearer {WIRE}"], ["wrong"], Authorization.GRANTED),
+    ],
+)
+def test_query_counts_where_there_is_no_header(headers: list[str], query: list[str], result: Authorization) -> None:
+    assert authorize(headers, TOKEN, query) is result
+
+
+@pytest.mark.parametrize(
     ("headers", "result"),
     [
         ([], Authorization.MISSING),

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 PING_EVERY_S = 60.0
 PING_RETRY_S = 3.0
+NO_PING_S = 3600.0
+"""Between questions where the homeserver has no ping (before version 1.7 of the specification, and Dendrite): it may be
+upgraded."""
 
 UNKNOWN_TOKEN = ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN")
 """What a homeserver says to a token that it does not know; some say it already where none is needed."""
@@ -135,7 +138,7 @@ async def ping_loop(
     retry_s: float = PING_RETRY_S,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Ping for ever: now, every ``every_s`` seconds, and every ``retry_s`` seconds while it fails.
+    """Ping for ever: now, every ``every_s`` seconds, every ``retry_s`` seconds while it fails, and hourly in vain.
 
     Args:
         homeserver: pings with the appservice's token.
@@ -146,12 +149,23 @@ async def ping_loop(
         sleep: waits between pings.
     """
     reached: bool | None = None
+    told_of_none = False
     while True:
         problem: HomeserverError | None = None
         try:
             duration = await ping(homeserver, appservice_id)
         except HomeserverError as error:
             problem = error
+        if problem is not None and problem.errcode == "M_UNRECOGNIZED":
+            if not told_of_none:
+                log.info("whether the homeserver reaches the bridge is not told: it has no ping")
+            told_of_none = True
+            # It has answered: who waits for its return may go on.
+            if reached is False and on_change is not None:
+                on_change(None)
+            reached = None
+            await sleep(NO_PING_S)
+            continue
         if (problem is None) is not reached:
             reached = problem is None
             if problem is None:

@@ -386,6 +386,29 @@ async def test_ping_loop_pings_often_while_the_way_is_closed_and_tells_each_chan
     assert told == [True, False, True]
 
 
+async def test_homeserver_without_a_ping_is_asked_hourly_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    none, failed = HomeserverError("no such path", 404, "M_UNRECOGNIZED"), HomeserverError("no", 502, "M_BAD_STATUS")
+    slept: list[float] = []
+    told: list[bool] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    with pytest.raises(EOFError):
+        await ping.ping_loop(
+            PingScript(none, none, failed, none, 5),
+            "id",
+            on_change=lambda problem: told.append(problem is None),
+            sleep=sleep,
+        )
+    assert slept == [ping.NO_PING_S, ping.NO_PING_S, ping.PING_RETRY_S, ping.NO_PING_S, ping.PING_EVERY_S]
+    assert told == [False, True, True]
+    assert [record.getMessage() for record in caplog.records].count(
+        "whether the homeserver reaches the bridge is not told: it has no ping"
+    ) == 1
+
+
 async def test_a_ping_that_synapse_fails_after_it_has_reached_the_bridge_has_reached_it() -> None:
     """It sends already what waits, and cannot begin to: so no word of the address in the registration."""
     words = "the homeserver answered 502 M_CONNECTION_FAILED: {}"
