@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
+from ssl import SSLContext
 
 import pytest
 import pytest_asyncio
@@ -140,8 +141,8 @@ async def test_unreachable_first_server_does_not_keep_the_second_from_its_turn(c
 
 
 @contextlib.asynccontextmanager
-async def far_away(port: int, delay_s: float) -> AsyncIterator[int]:
-    """A TCP port that leads to ``port``, ``delay_s`` after somebody has connected."""
+async def far_away(port: int, delay_s: float, tls: SSLContext | None = None) -> AsyncIterator[int]:
+    """A TCP port that leads to ``port``, ``delay_s`` after somebody has connected; with ``tls`` by TLS."""
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
@@ -153,7 +154,7 @@ async def far_away(port: int, delay_s: float) -> AsyncIterator[int]:
         there, back = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(pipe(reader, back), pipe(there, writer), return_exceptions=True)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
@@ -275,6 +276,36 @@ async def test_refused_credentials_are_told_from_a_relay(coturn: Coturn) -> None
     server = coturn.plan("tcp", "wrong").turn[0]
     assert await outcome(server) is ServerOutcome.CREDENTIALS
     assert await outcome(replace(server, credential="secret")) is ServerOutcome.OK
+
+
+async def test_relay_over_tls_behind_dead_servers_comes_with_the_default_policy(
+    coturn: Coturn, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that lets nothing but TLS out: others are silent, and the certificate is of an authority of its own."""
+    context = make_certificate(tmp_path / "turn.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "turn.pem"))
+    with silent("udp") as udp, silent("tcp") as tcp:
+        async with far_away(coturn.port, 0.0, context) as port:
+            ways = [(udp, "udp", False), (tcp, "tcp", False), (port, "tcp", True)]
+            plan = ServerPlan(turn=tuple(TurnServer("127.0.0.1", *way, "user", "secret") for way in ways))
+            peer = make_peer(plan=plan, gather_timeout_s=5.0)
+            start = asyncio.get_running_loop().time()
+            description = offer_of(await peer.create_offer())
+            assert [candidate.type for candidate in description.candidates] == ["host", "relay"]
+            assert asyncio.get_running_loop().time() - start < 2.0
+            await peer.close()
+
+
+async def test_certificate_of_another_name_is_not_trusted_whatever_address_the_name_has(
+    coturn: Coturn, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_certificate(tmp_path / "turn.pem")  # of the address, not of the name
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "turn.pem"))
+    async with far_away(coturn.port, 0.0, context) as port:
+        names(monkeypatch, ("127.0.0.1", port))
+        server = TurnServer("server.test", port, "tcp", True, "user", "secret")
+        assert await outcome(server) is ServerOutcome.CERTIFICATE
+        assert await outcome(replace(server, host="127.0.0.1")) is ServerOutcome.OK
 
 
 async def test_certificate_that_is_not_trusted_is_told(tmp_path: FilePath) -> None:
