@@ -67,7 +67,9 @@ class Connection:
         if is_without_path(self._session.outcome, was_up=self.links.up.is_set()):
             return self.without_path(name)
         if self._session.outcome.reason == Lack.RELAY:
-            return ClientError(Exit.NO_PATH, f"{name}: only relays may be used, and {self._relays()}")
+            return ClientError(
+                Exit.NO_PATH, f"{name}: no packets can pass, as only relays may be used, and {self._relays()}"
+            )
         why = explain(self._session.outcome, self.links.bye, self.clocks, self._session.failure)
         return ClientError(why.code, f"{name}: {why}", defect=why.defect)
 

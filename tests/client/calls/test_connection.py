@@ -343,7 +343,10 @@ def test_a_homeserver_that_does_not_say_which_turn_servers_there_are_is_named() 
 
 def test_that_no_relay_is_there_is_no_path() -> None:
     error = lost(call.CallOutcome.FAILED, "no_relay")
-    assert (error.code, str(error)) == (Exit.NO_PATH, f"build: only relays may be used, and {NO_TURN}")
+    assert (error.code, str(error)) == (
+        Exit.NO_PATH,
+        f"build: no packets can pass, as only relays may be used, and {NO_TURN}",
+    )
 
 
 def test_what_our_own_machine_lacks_is_said() -> None:
