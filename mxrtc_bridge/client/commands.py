@@ -71,7 +71,7 @@ async def nc(context: Context, peer: str) -> None:
             accepted.cancel()
             stream.reset("closed", "ended here")
         try:
-            check_finished(full_name, finished, connection.links.bye)
+            check_finished(full_name, finished, connection.why_over)
         except ClientError as error:
             # Before the output ends, and before we hang up: ssh ends us, and whoever it is that reads, by that end.
             report.error(str(error), code=int(error.code))

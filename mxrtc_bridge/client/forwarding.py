@@ -32,7 +32,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.stream.events import StreamFinished
-from mxrtc_bridge.engine.client_channels import ClientChannels, OpenedStream
+from mxrtc_bridge.engine.client_channels import OpenedStream
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
@@ -237,11 +237,11 @@ class Forwarding:
                 sink.reset()
         if opened is None:
             return
-        links, stream = opened
+        connection, stream = opened
         finished, service = await stream.finished, self._service_of(forward)
         name, failed = f"{self._short}/{service}", None
         try:
-            check_finished(name, finished, links.bye)
+            check_finished(name, finished, connection.why_over)
         except ClientError as error:
             failed = error
         self._tell_end(name, finished, "" if failed is None else str(failed))
@@ -252,7 +252,7 @@ class Forwarding:
             if not listeners:
                 raise failed
 
-    async def _open(self, sink: SocketSink, forward: Forward) -> tuple[ClientChannels, OpenedStream] | None:
+    async def _open(self, sink: SocketSink, forward: Forward) -> tuple[Connection, OpenedStream] | None:
         if self._connection is None:
             if self.waiting >= self._max_waiting:
                 return None
@@ -266,11 +266,11 @@ class Forwarding:
                 return None
             finally:
                 self.waiting -= 1
-        links = self._connection.links
+        connection, links = self._connection, self._connection.links
         opened = links.open_stream(self._service_of(forward), sink)
         if links.is_full:
             self._tell_full(links.max_streams)
-        return links, opened
+        return connection, opened
 
     def _tell_full(self, most: int) -> None:
         """Say why a local connection hangs; not for each of them."""

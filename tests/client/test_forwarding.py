@@ -77,6 +77,10 @@ class Connection:
     def __init__(self) -> None:
         self.links = Links()
 
+    @property
+    def why_over(self) -> tuple[str, str] | None:
+        return self.links.bye
+
     def lost(self, name: str) -> ClientError:
         return ClientError(Exit.RETRY, f"{name}: the peer hung up")
 

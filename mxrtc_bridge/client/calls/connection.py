@@ -61,6 +61,14 @@ class Connection:
         assert self._session.path is not None
         return self._session.path
 
+    @property
+    def why_over(self) -> tuple[str, str] | None:
+        """Why nothing comes any more: what the other side has said, or how the call has ended; None while it lives."""
+        outcome = self._session.outcome
+        if self.links.bye is not None or outcome is None:
+            return self.links.bye
+        return "lost", str(explain(outcome, None, self.clocks, self._session.failure))
+
     def lost(self, name: str) -> ClientError:
         """Why it ended; ``name`` is what it led to."""
         assert self._session.outcome is not None
@@ -301,13 +309,13 @@ _CUT_THERE = {
 }
 
 
-def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | None = None) -> None:
+def check_finished(name: str, finished: StreamFinished, over: tuple[str, str] | None = None) -> None:
     """Raise what a stream's end means for the command.
 
     Args:
         name: of the service.
         finished: how the stream has ended.
-        bye: why the other side has ended the session, if it has.
+        over: why the session has ended, if it has (:attr:`Connection.why_over`).
 
     Raises:
         ClientError: unless the stream ended in order.
@@ -327,7 +335,7 @@ def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | N
         case StreamOutcome.RESET, "denied":
             raise ClientError(Exit.DENIED, f"{name}: {RIGHT_ENDED}")
         case _, code:
-            why = finished.message or code if bye is None else bye[1] or bye[0]
+            why = finished.message or code if over is None else over[1] or over[0]
             if why == messages.RESET_BY_OTHER_SIDE:
                 why = _CUT_THERE.get(code, why)
             raise ClientError(

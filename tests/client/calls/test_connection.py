@@ -316,6 +316,20 @@ def lost(outcome: call.CallOutcome, reason: str, *, was_up: bool = False, no_ser
     return connection.lost("build")
 
 
+def test_a_stream_that_a_lost_connection_has_cut_says_what_became_of_the_connection() -> None:
+    """Its channel is closed by that without a word, of which nobody knows what to think."""
+    ended = EndedCall(call.CallEnded(call.CallOutcome.FAILED, "consent expired"), was_up=True)
+    connection = Connection(PEER, ended, ended)  # type: ignore[arg-type]
+    cut = StreamFinished(StreamOutcome.LOST, "closed", "the channel closed before the stream had ended", 5, 7)
+    with pytest.raises(ClientError, match=r"was cut \(the connection failed \(consent expired\)\) after 5") as caught:
+        check_finished("build/echo", cut, connection.why_over)
+    assert caught.value.code is Exit.INTEGRITY
+    ended.bye = ("unavailable", "the bridge is shutting down")  # type: ignore[assignment]
+    assert connection.why_over == ("unavailable", "the bridge is shutting down")
+    ended.bye = ended.outcome = None  # type: ignore[assignment]
+    assert connection.why_over is None
+
+
 WITHOUT_PATH = [
     (call.CallOutcome.TIMED_OUT, "setup_timeout"),
     (call.CallOutcome.FAILED, "ice_failed"),
