@@ -136,6 +136,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sctp/test_limits.py": "_congestion _gaps _receiver _sender _window _writer",
         "sctp/test_recordings.py": "_do _sender",
         "sctp/test_reliability.py": "_sender",
+        "sctp/test_stream_states.py": "_do",
         "sctp/test_transfer.py": "_receiver _sender",
     },
     "A store is brought out of step with the homeserver, and a device with its sessions, as no user of them can.": {

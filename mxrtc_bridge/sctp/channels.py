@@ -47,6 +47,8 @@ _BINARY = 53
 _EMPTY_TEXT = 56
 _EMPTY_BINARY = 57
 _OPEN = StreamState.OPEN
+_FREE = StreamState.FREE
+_GIVEN_UP = StreamState.GIVEN_UP
 _UNREADABLE = OpenMessage("", "")
 _NEGOTIATED = "no OPEN came before its messages; channels that both sides agree on beforehand are not supported"
 _MAX_GIVEN_UP = 1024
@@ -295,39 +297,38 @@ class DataChannels:
     ) -> tuple[StreamAction, ...]:
         """Take a step of the table; return its actions, those with a message are still to be done."""
         stream = self._streams.get(number)
-        without = StreamState.GIVEN_UP if number in self._given_up else StreamState.FREE
-        before = stream.state if stream is not None else without
+        before = stream.state if stream is not None else _GIVEN_UP if number in self._given_up else _FREE
         state, actions = STEPS[before, happens]
         if stream is not None:
             stream.state = state
         elif state is not before:
             self._given_up.pop(number, None)
-            if state is not StreamState.FREE:
+            if state is not _FREE:
                 self._add(number, _Stream(opened, state))
         for action in actions:
             self._act(number, action, opened, reason)
-        if state is StreamState.GIVEN_UP is not before:
+        if state is _FREE is not before and number % 2 == self._parity and number < self._next_number:
+            self._resting.append(number)
+        elif state is _GIVEN_UP is not before:
             self._given_up[number] = None
             if len(self._given_up) > _MAX_GIVEN_UP:
                 del self._given_up[next(iter(self._given_up))]
-        elif state is StreamState.FREE is not before and number % 2 == self._parity and number < self._next_number:
-            self._resting.append(number)
         return actions
 
     def _act(self, number: int, action: StreamAction, opened: OpenMessage, reason: str) -> None:
         match action:
-            case StreamAction.OFFER:
-                self._offer(number, opened)
             case StreamAction.RESET:
                 self._association.reset(number)
+            case StreamAction.TELL_CLOSED:
+                self._forget(number)
+            case StreamAction.OFFER:
+                self._offer(number, opened)
+            case StreamAction.AWAIT:
+                self._association.await_reset(number)
             case StreamAction.TELL_CLOSING:
                 self._events.append(ChannelClosing(number))
             case StreamAction.TELL_REFUSED:
                 self._events.append(ChannelRefused(number, reason))
-            case StreamAction.TELL_CLOSED:
-                self._forget(number)
-            case StreamAction.AWAIT:
-                self._association.await_reset(number)
             case StreamAction.DELIVER | StreamAction.DROP | StreamAction.KEEP:
                 pass  # by whom the message is known
 

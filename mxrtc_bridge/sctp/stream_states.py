@@ -18,6 +18,8 @@ from typing import NamedTuple
 class StreamState(Enum):
     """A stream number."""
 
+    __hash__ = object.__hash__  # that of Enum runs in Python, twice for each step
+
     FREE = "free"
     """No channel, and nothing is under way: here we may send an OPEN, if the number is one of ours."""
     OPEN = "open"
@@ -33,6 +35,8 @@ class StreamState(Enum):
 
 class StreamInput(Enum):
     """What happens to it."""
+
+    __hash__ = object.__hash__
 
     OPEN_RECEIVED = "OPEN received"
     ODD = "odd message received"

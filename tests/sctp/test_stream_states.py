@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.sctp import chunks
+from mxrtc_bridge.sctp import chunks, dcep
 from mxrtc_bridge.sctp.channels import (
     ChannelClosed,
     ChannelEvent,
@@ -19,11 +19,12 @@ from mxrtc_bridge.sctp.channels import (
     DataChannels,
 )
 from mxrtc_bridge.sctp.dcep import OpenMessage
-from mxrtc_bridge.sctp.events import Ended
+from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
 from mxrtc_bridge.sctp.settings import SctpSettings
 from mxrtc_bridge.sctp.stream_states import STEPS, StreamAction, StreamInput, StreamState
 from tests.long import examples
 from tests.sctp.links import End
+from tests.sctp.recorded import Recording, Replay, recordings
 from tests.sctp.test_channels import Two
 
 
@@ -119,7 +120,8 @@ def test_channels_live_and_end_in_order_whatever_becomes_of_requests_and_answers
     acts: list[tuple[bool, int, float]], fates: list[str]
 ) -> None:
     """With two numbers for each side, so that each is used again and again."""
-    two = Two(settings=SctpSettings(max_streams=4))
+    # Nobody takes for gone whose answers are lost forty times.
+    two = Two(settings=SctpSettings(max_streams=4, max_retransmissions=100))
     astray = Astray(two, fates)
     said: dict[bool, list[str]] = {True: [], False: []}
 
@@ -140,11 +142,11 @@ def test_channels_live_and_end_in_order_whatever_becomes_of_requests_and_answers
             ends.close(what - 2)
         two.run(pause)
         astray.deliver_late()
-    two.run(100)
+    two.run(1000)
     astray.deliver_late()
     for number in range(4):
         two.left.close(number)
-    two.run(200)
+    two.run(1000)
     assert (len(two.left), len(two.right)) == (0, 0)
     for by_left, events in ((True, two.right_events), (False, two.left_events)):
         mine = [event for event in events if not isinstance(event, ChannelOpened)]
@@ -182,3 +184,61 @@ def test_next_channel_stands_for_an_answer_that_was_lost(count: int) -> None:
     two.left.close(first)
     two.run(5)
     assert lives(two.right_events) == [("first", []), ("second", [f"{number}" for number in range(count)])]
+
+
+def lived_through(recording: Recording, fates: list[str]) -> dict[int, list[ChannelEvent]]:
+    """Live through a recording again, each RE-CONFIG of theirs repeated or held back; return each channel's events.
+
+    It is held back until it has to be there: before the next one, and before our side does what it did then.
+    """
+    replay = Replay(recording)
+    association = replay.association
+    ours = next(line["stream"] for line in recording.lines if line["call"] == "send" and line["ppid"] == 50)
+    ends = DataChannels(association, dtls_client=ours % 2 == 0)
+    told: dict[int, list[ChannelEvent]] = {}
+    late: list[str] = []
+
+    def receive(now: float, packet: str) -> None:
+        association.receive(now, bytes.fromhex(packet))
+        while (event := ends.poll_event()) is not None:
+            if isinstance(event, ChannelMessage):
+                ends.consumed(event.channel, event.size)
+            if not isinstance(event, Established | SendSpace | Ended):
+                told.setdefault(event.channel, []).append(event)
+
+    for line in recording.lines:
+        call, now, packet = line["call"], line.get("now", 0.0), line.get("packet", "")
+        is_reset = bool(packet) and bool(kinds(bytes.fromhex(packet)))
+        if late and (is_reset or call == "reset" or (call == "send" and line["ppid"] == 50)):
+            receive(now, late.pop())
+        if call == "send" and line["ppid"] == 50:
+            opened = dcep.read(bytes.fromhex(line["data"]))
+            assert opened is not None
+            ends.open(now, opened, negotiated=line["stream"])
+        fate = fates.pop(0) if is_reset and fates else "as it is"
+        if fate in ("late", "lost"):  # what is lost comes again
+            late.append(packet)
+        elif call == "receive":
+            for _ in range(2 if fate == "twice" else 1):
+                receive(now, packet)
+        elif call == "reset":
+            ends.close(line["stream"])
+        elif call not in ("reply", "consumed", "event", "message"):
+            replay._do(**line)
+    return told
+
+
+@pytest.mark.parametrize("recording", recordings(), ids=lambda recording: recording.name)
+def test_channels_of_others_live_and_end_alike_whatever_becomes_of_their_requests_and_answers(
+    recording: Recording,
+) -> None:
+    plain = lived_through(recording, [])
+    assert all(isinstance(events[-1], ChannelClosed) for events in plain.values())
+    assert sum(isinstance(event, ChannelClosed) for events in plain.values() for event in events) >= 3
+
+    @settings(max_examples=examples(20), deadline=None)
+    @given(st.lists(st.sampled_from(["as it is", "twice", "late", "lost"]), max_size=40))
+    def check(fates: list[str]) -> None:
+        assert lived_through(recording, fates) == plain
+
+    check()
