@@ -46,9 +46,9 @@ def folder(request: pytest.FixtureRequest, run: Run) -> Iterator[Path]:
     """The folder of a bridge that another user runs; ``closed``: below one that only root may enter."""
     with public_directory() as above:
         above.chmod(0o755)
-        if request.param == "closed":
-            (above / "private").mkdir(mode=0o700)
-        folder = above / ("private" if request.param == "closed" else "") / "mxrtc"
+        parent = above / "parent"
+        parent.mkdir(mode=0o700 if request.param == "closed" else 0o755)
+        folder = parent / "mxrtc"
         folder.mkdir(mode=0o700)
         os.chown(folder, OTHER_UID, OTHER_UID)
         options = ["--domain", "example.org", "--peer", "build", "--service", "ssh=tcp:127.0.0.1:22"]
