@@ -89,6 +89,8 @@ class DtlsTransport(RTCDtlsTransport):
             return DTLS_CLOSED
         if self._connection.consent_expired:
             return "the other side is gone: consent to send expired"
+        if self._connection.has_moved:
+            return "this machine is in another network now"
         return "the path to the other side is gone"
 
     async def handshake(self, *, server: bool, fingerprints: tuple[Fingerprint, ...], timeout_s: float) -> None:

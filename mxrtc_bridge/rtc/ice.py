@@ -32,6 +32,7 @@ from aioice.utils import random_string
 from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
+from mxrtc_bridge.engine.roaming import has_moved, source_towards
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
@@ -69,6 +70,10 @@ right behind its check or its answer to ours. Dropped, it would be repeated a se
 RELAY_CLOSE_S = 1.5
 """How long a TURN server may take to confirm that an allocation ends; then it expires there by itself."""
 
+SILENT_S = 4.0
+"""Without any packet for this long it is looked whether we are in another network; the other side sends every 3 s."""
+LOOK_S = 2.0
+"""How often that is looked after while the silence lasts."""
 CONSENT_RETRANSMISSIONS = 5
 """With STUN's 0.5 s, 1 s, 2 s, ... an answer counts for half a minute after the question."""
 
@@ -104,6 +109,8 @@ class IceConnection(Connection):
         )
         self.drops = Drops()
         self.consent_expired = False
+        self.has_moved = False
+        """Whether it has ended as our address on the path is gone."""
         self._settings = settings
         self._gathering = Gathering(self, settings, plan)
         self._checked: set[Address] = set()
@@ -385,25 +392,49 @@ class IceConnection(Connection):
         """
         questions: set[asyncio.Task[None]] = set()
         self.note_alive()
+        sources = {pair: self._source(pair) for pair in self._nominated.values()}
+        ask_at = 0.0
         try:
-            while (silence := self._loop.time() - self._alive_at) < self._settings.consent_expiry_s:
-                pause = self._settings.consent_interval_s * (0.8 + 0.4 * random())  # noqa: S311 - spreads load, no secret
-                await asyncio.sleep(min(pause, self._settings.consent_expiry_s - silence))
-                for pair in list(self._nominated.values()):
-                    task = asyncio.create_task(self._ask_consent(pair))
-                    questions.add(task)
-                    task.add_done_callback(questions.discard)
+            while (silence := (now := self._loop.time()) - self._alive_at) < self._settings.consent_expiry_s:
+                if silence >= SILENT_S and any(
+                    has_moved(own, pair.remote_addr) for pair, own in sources.items() if own
+                ):
+                    self.has_moved = True
+                    break
+                if ask_at <= now:
+                    if ask_at:
+                        sources = {pair: sources.get(pair) or self._source(pair) for pair in self._nominated.values()}
+                        self._ask_all(questions)
+                    ask_at = now + self._settings.consent_interval_s * (0.8 + 0.4 * random())  # noqa: S311 - spreads load
+                look_in = SILENT_S - silence if silence < SILENT_S else LOOK_S
+                pause = min(ask_at - now, look_in, self._settings.consent_expiry_s - silence)
+                await asyncio.sleep(max(pause, 0.001))  # a clock may be too coarse for what is left
         finally:
             for task in questions:
                 task.cancel()
-        self.consent_expired = True
+        self.consent_expired = not self.has_moved
         self.wake()
+
+    def _source(self, pair: CandidatePair) -> str | None:
+        """Our address on the path of a pair."""
+        transport = pair.protocol.transport
+        if isinstance(transport, UdpTransport):
+            return str(transport.get_extra_info("sockname")[0])
+        return source_towards(pair.remote_addr)  # of a relay: the network's other side is far enough away for both
+
+    def _ask_all(self, questions: set[asyncio.Task[None]]) -> None:
+        for pair in list(self._nominated.values()):
+            task = asyncio.create_task(self._ask_consent(pair))
+            questions.add(task)
+            task.add_done_callback(questions.discard)
 
     async def _ask_consent(self, pair: CandidatePair) -> None:
         assert self.remote_password is not None
         try:
             await pair.protocol.request(
-                self.build_request(pair, nominate=False),
+                # Nominated again each time: after a NAT has forgotten us it comes from another port, and the other side
+                # goes on there once its own check of that has been answered.
+                self.build_request(pair, nominate=self.ice_controlling),
                 pair.remote_addr,
                 integrity_key=self.remote_password.encode(),
                 retransmissions=CONSENT_RETRANSMISSIONS,

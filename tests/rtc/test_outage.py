@@ -6,13 +6,17 @@ Sockets of the loopback deliver at once, so the clock may go on by itself whenev
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from mxrtc_bridge.core.stream import silence
+from mxrtc_bridge.rtc import gathering, ice
 from mxrtc_bridge.rtc.association import PeerAssociation
 from mxrtc_bridge.rtc.udp import UdpTransport
 from tests import virtual_time
@@ -58,5 +62,51 @@ def test_a_side_that_is_gone_is_noticed_when_consent_expires() -> None:
                 gone_at = asyncio.get_running_loop().time()
                 assert "consent" in await pair.caller.until_lost(60)
                 assert asyncio.get_running_loop().time() - gone_at <= silence.CONSENT_S
+
+    virtual_time.run(story())
+
+
+def test_who_is_in_another_network_now_does_not_wait_for_the_end_of_an_outage() -> None:
+    async def story() -> None:
+        async with virtual_pair() as pair:
+            await pair.open()
+            await asyncio.sleep(60)
+            with cut_line(), patch.object(ice, "has_moved", return_value=True):
+                left_at = asyncio.get_running_loop().time()
+                assert await pair.caller.until_lost(60) == "this machine is in another network now"
+                assert asyncio.get_running_loop().time() - left_at <= ice.SILENT_S + ice.LOOK_S
+
+    virtual_time.run(story())
+
+
+@pytest.mark.parametrize("whose", ["caller", "callee"])
+def test_streams_go_on_where_a_nat_has_given_us_another_port(whose: str) -> None:
+    """As if: the socket is replaced by another one, of which only the next question for consent tells."""
+
+    async def story() -> None:
+        sockets: list[socket.socket] = []
+        bind = gathering.bind_udp
+
+        def bound(*args: Any) -> socket.socket:
+            sockets.append(bind(*args))
+            return sockets[-1]
+
+        async with AsyncExitStack() as stack:
+            stack.enter_context(patch.object(gathering, "bind_udp", bound))
+            pair = await stack.enter_async_context(virtual_pair())
+            ours, theirs = await pair.open()
+            moved = sockets[0 if whose == "caller" else 1]
+            before = moved.getsockname()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind(("127.0.0.1", 0))
+                other.setblocking(False)
+                os.dup2(other.fileno(), moved.fileno())
+            assert moved.getsockname() != before
+            theirs.channel.send("there")
+            ours.channel.send("back")
+            await ours.until(lambda it: "there" in it.events, 10)
+            await theirs.until(lambda it: "back" in it.events, 10)
+            await asyncio.sleep(2 * silence.CONSENT_S)
+            assert "closed" not in (*ours.events, *theirs.events)
 
     virtual_time.run(story())
