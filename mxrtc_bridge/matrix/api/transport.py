@@ -50,7 +50,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.matrix.api.path import ApiPath
-from mxrtc_bridge.matrix.api.silent_path import make_socket
+from mxrtc_bridge.matrix.api.silent_path import Sockets
 
 log = logging.getLogger(__name__)
 
@@ -300,9 +300,10 @@ class Transport:
         self._token = token
         self.clock_offset_s: float | None = None
         """By how many seconds the homeserver's clock is ahead of ours, to the second, by what it last answered."""
+        self._sockets = Sockets()
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
-            connector=TCPConnector(socket_factory=make_socket),
+            connector=TCPConnector(socket_factory=self._sockets.make),
             headers={"User-Agent": f"mxrtc-bridge/{__version__}"},
             cookie_jar=DummyCookieJar(),
         )
@@ -409,6 +410,7 @@ class Transport:
         if method is not Method.GET:
             headers["Content-Type"] = "application/json"
             body = json.dumps(dict(content or {}))
+        self._sockets.end_moved()
         url = self._base_url.with_path(f"{self._base_url.raw_path.rstrip('/')}/{path}", encoded=True)
         async with self._session.request(
             method,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -100,3 +101,18 @@ def test_socket_asks_the_other_system_and_gives_up_within_nine_seconds() -> None
             )
             assert idle + every * count == silent_path.GIVEN_UP_AFTER_S
             assert it.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * silent_path.GIVEN_UP_AFTER_S
+
+
+def test_connections_of_a_network_that_was_left_end_at_the_next_request() -> None:
+    sockets = silent_path.Sockets()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        with sockets.make(address) as old, sockets.make(address) as connecting:
+            old.connect(server.getsockname())
+            sockets.end_moved()
+            old.send(b"still there")
+            with patch.object(silent_path, "is_ours", lambda own: own != "127.0.0.1"):
+                sockets.end_moved()
+            with pytest.raises(BrokenPipeError):
+                old.send(b"x")
+            connecting.connect(server.getsockname())
