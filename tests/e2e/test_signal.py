@@ -227,6 +227,8 @@ async def test_where_the_bridge_has_no_devices_a_room_serves_but_for_a_peer_that
     world.grant("carol", "build/echo")
     await world.start_bridge()
     world.signal = "auto"
+    code, _, said = await world.run_mxrtc("carol", "--signal", "device", "ping", "build", "-c", "1")
+    assert (code, "build has none" in said, "leave out --signal device" in said) == (2, True, True), said
     code, _, said = await world.run_mxrtc("carol", "ping", "build", "-c", "1")
     # This homeserver encrypts each new room, so a room does not serve either, and that is said.
     assert (code, "encrypts every new private room" in said) == (2, True), said

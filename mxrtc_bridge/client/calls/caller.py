@@ -23,6 +23,7 @@ from mxrtc_bridge.client.calls.device import (
     UnreadableAnswerError,
     calls_by_device,
     is_verified,
+    no_call_by_device,
     shows_device,
 )
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
@@ -184,8 +185,9 @@ class Caller:
             try:
                 placed = await self._place_by_device(peer)
             except NoDeviceError as error:
-                if self._options.signal is SignalBy.DEVICE or not await self._is_deviceless(peer, error):
-                    raise ClientError(error.code, f"no call to {self.name_of(peer)} by a device: {error}") from error
+                deviceless = await self._is_deviceless(peer, error)
+                if self._options.signal is SignalBy.DEVICE or not deviceless:
+                    raise no_call_by_device(self.name_of(peer), error, deviceless=deviceless) from error
                 why = str(error)
             else:
                 if placed is not None:

@@ -81,6 +81,23 @@ class NoDeviceError(ClientError):
     """Calls cannot be made by devices now; a command that can do without goes on."""
 
 
+def no_call_by_device(name: str, error: NoDeviceError, *, deviceless: bool) -> ClientError:
+    """Say why a call cannot be made by devices, and what helps.
+
+    Args:
+        name: the peer, as the user calls it.
+        error: what was found.
+        deviceless: one of the two sides has no device, so trying again does not help.
+    """
+    if not deviceless or isinstance(error, NoOwnDeviceError):
+        return ClientError(error.code, f"no call to {name} by a device: {error}")
+    return ClientError(
+        Exit.USAGE,
+        f"no call to {name} by a device: {name} has none, as its bridge has encryption off, its homeserver gives no "
+        "devices to peers, or it has never run; leave out --signal device to call by a room",
+    )
+
+
 class NoOwnDeviceError(NoDeviceError):
     """The same, as no device of ours can be used here at all."""
 

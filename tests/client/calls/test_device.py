@@ -23,6 +23,7 @@ from mxrtc_bridge.client.calls.device import (
     SilentPeerError,
     UnreadableAnswerError,
     appearing_device,
+    no_call_by_device,
 )
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
@@ -365,3 +366,15 @@ async def test_who_waits_for_a_device_in_vain_may_try_again(tmp_path: Path, monk
         async with module.own_device(state, login):
             pass
     assert caught.value.code is Exit.RETRY
+
+
+def test_call_that_no_device_can_take_says_what_is_missing_and_not_to_try_again() -> None:
+    none = NoDeviceError(Exit.RETRY, "it has no device with a signed identity")
+    never = no_call_by_device("build", none, deviceless=True)
+    assert never.code is Exit.USAGE
+    assert "build has none" in str(never)
+    assert "leave out --signal device" in str(never)
+    later = no_call_by_device("build", none, deviceless=False)
+    assert (later.code, str(later)) == (Exit.RETRY, f"no call to build by a device: {none}")
+    ours = no_call_by_device("build", NoOwnDeviceError("no folder"), deviceless=True)
+    assert (ours.code, str(ours)) == (Exit.LOCAL, "no call to build by a device: no folder")
