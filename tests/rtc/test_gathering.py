@@ -246,6 +246,18 @@ def names(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
     )
 
 
+def unknown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """``name`` does not resolve, which is known at once."""
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *rest: object) -> object:
+        if host == name:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return real(host, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
 async def test_stun_server_is_asked_at_its_second_address_when_the_first_is_silent(
     silent_server: int, stun_server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,12 +294,15 @@ async def report_of(plan: ServerPlan, **changes: object) -> GatheringReport:
         await peer.close()
 
 
-async def test_report_names_every_server_and_what_came_of_it(silent_server: int, stun_server: int) -> None:
+async def test_report_names_every_server_and_what_came_of_it(
+    silent_server: int, stun_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown(monkeypatch, "unknown.test")
     plan = ServerPlan(
         stun=(StunServer("127.0.0.1", stun_server), StunServer("::1", 3478)),
         turn=(
             TurnServer("127.0.0.1", silent_server, "udp", False, "u", "secret-word"),
-            TurnServer("does-not-exist.invalid", 3478, "udp", False, "u", "secret-word"),
+            TurnServer("unknown.test", 3478, "udp", False, "u", "secret-word"),
             TurnServer("127.0.0.1", 9, "tcp", False, "u", "secret-word"),
         ),
         ignored=("stuns:turn.example",),
@@ -298,7 +313,7 @@ async def test_report_names_every_server_and_what_came_of_it(silent_server: int,
             ServerAttempt(f"stun:127.0.0.1:{stun_server}", ServerOutcome.OK),
             ServerAttempt("stun:[::1]:3478", ServerOutcome.UNREACHABLE),
             ServerAttempt(f"turn:127.0.0.1:{silent_server}?transport=udp", ServerOutcome.TIMED_OUT),
-            ServerAttempt("turn:does-not-exist.invalid:3478?transport=udp", ServerOutcome.NAME_UNKNOWN),
+            ServerAttempt("turn:unknown.test:3478?transport=udp", ServerOutcome.NAME_UNKNOWN),
             ServerAttempt("turn:127.0.0.1:9?transport=tcp", ServerOutcome.REFUSED),
         ),
         kinds=("host", "srflx"),
