@@ -4,8 +4,9 @@
 whether a file is received: its name; whether this very version was received before; quotas and the room on the disk.
 
 The books (:mod:`mxrtc_bridge.sinks.files.receive.books`) are counted from the disk at the start, beside everything
-else: whoever sends meanwhile waits for it. And they are counted anew before somebody is refused for his quota, because
-people take files out of the box behind our back.
+else: whoever sends meanwhile waits for it. So at first nobody's files are looked at one by one: all that a sender has
+ever put here counts as his. And they are counted anew before somebody is refused for his quota, because people take
+files out of the box behind our back.
 
 One file: its steps are one order, in which nothing waits between what is checked and what is charged for it.
 """
@@ -106,6 +107,8 @@ class DirectoryReceiver:
         self._workers = FileThreads()
         self.books = Books(policy.limits)
         self._counted_at = self._asked_at = float("-inf")
+        self._is_at_most = False
+        """Whether the books have what each sender has at most, as nobody's files were looked at yet."""
         self._free = 0
         self._box: StateDirectory | None = None
         self._committer: Committer | None = None
@@ -237,6 +240,8 @@ class DirectoryReceiver:
             FileError: see :meth:`counted`.
         """
         await self.counted()
+        if self._is_at_most:
+            await self._recount()
         oldest = self._clock() - self._policy.limits.partial_age_s
         old = [kept for kept in self.books.kept.values() if kept.changed_s < oldest]
         for kept in old:
@@ -320,7 +325,12 @@ class DirectoryReceiver:
         return parts
 
     async def _make_directory(self, identity: PartialFileKey, parts: tuple[str, ...]) -> Published:
-        self.books.check_directory(identity.sender)
+        try:
+            self.books.check_directory(identity.sender)
+        except FileError:
+            if not await self._recount():
+                raise
+            self.books.check_directory(identity.sender)
         published = await self._commit.publish(Publication(identity, parts, ""))
         self.books.add_directories(identity.sender, published.directories)
         return published
@@ -408,16 +418,21 @@ class DirectoryReceiver:
         """Count what is on the disk; returns whether it was done, as it is not right after the last time."""
         now = asyncio.get_running_loop().time()
         if now - self._counted_at < self._recount_every_s:
-            return False
+            if not self._is_at_most:
+                return False
+            async with self._commit.turn:  # of whoever is finding out what there really is
+                return True
         self._counted_at = now
         async with self._commit.turn:
-            if first:
-                await self._workers.run(self.box.read_ledger)
+            at_most = await self._workers.run(self.box.read_ledger) if first else None
             if self._policy.exclusive:
-                self.books.recount(await self._workers.run(self.box.contents))
+                self.books.recount(await self._workers.run(lambda: self.box.contents(at_most)))
+                self._is_at_most = first
             if first:
                 for kept in await self._workers.run(self.box.kept):
                     self._keep(kept)
+                # Whoever has no room by what he has at most is counted before he is refused.
+                self._counted_at = float("-inf")
         return True
 
     def _keep(self, kept: KeptPartial) -> None:

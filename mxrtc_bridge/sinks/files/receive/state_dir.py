@@ -142,29 +142,37 @@ class StateDirectory:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.partials)
 
-    def read_ledger(self) -> None:
-        """Learn what was received before.
+    def read_ledger(self) -> dict[str, Usage]:
+        """Learn what was received before; returns what each sender has here at most: all that ever came.
 
         Raises:
             FileError: :meth:`stop_counting` was called.
         """
-        for _ in self.ledger.receipts():  # which indexes them
-            self._go_on()
+        return self._sums(self.ledger.receipts())  # which indexes them
 
-    def contents(self) -> Contents:
-        """Count what is in the box, and whose it is. Takes some 30 microseconds for each file, and the ledger's lines.
+    def contents(self, at_most: dict[str, Usage] | None = None) -> Contents:
+        """Count what is in the box, and whose it is.
+
+        Takes some 7 microseconds for each file, and three times as long again to find out whose are still there.
+
+        Args:
+            at_most: what :meth:`read_ledger` has returned, to be taken for what is whose.
 
         Raises:
             FileError: :meth:`stop_counting` was called.
         """
         total = Usage()
         self._count((), total)
+        return Contents(total, self._sums(self._looked_at()) if at_most is None else at_most)
+
+    def _sums(self, receipts: Iterator[Receipt]) -> dict[str, Usage]:
         users: dict[str, Usage] = {}
-        for receipt in self._looked_at():
+        for receipt in receipts:
+            self._go_on()
             usage = users.setdefault(receipt.sender, Usage())
             usage.size += receipt.size
             usage.files += 1
-        return Contents(total, users)
+        return users
 
     def stop_counting(self) -> None:
         """Have :meth:`read_ledger` and :meth:`contents` end soon, in whatever thread; nothing is counted any more."""

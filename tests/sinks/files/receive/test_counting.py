@@ -17,10 +17,11 @@ from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.sinks.files.receive import receipts
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.publisher import Naming
+from mxrtc_bridge.sinks.files.receive.quota import Usage
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.receive.state_dir import Contents, StateDirectory
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
-from tests.sinks.files.receive.senders import ALICE, ROOMY, begun, content, opened, send
+from tests.sinks.files.receive.senders import ALICE, ROOMY, begun, content, directory_of, opened, send
 
 
 class SlowDisk:
@@ -30,9 +31,9 @@ class SlowDisk:
         self.goes_on = threading.Event()
         contents = StateDirectory.contents
 
-        def slow(box: StateDirectory) -> Contents:
+        def slow(box: StateDirectory, at_most: dict[str, Usage] | None = None) -> Contents:
             assert self.goes_on.wait(60)
-            return contents(box)
+            return contents(box, at_most)
 
         monkeypatch.setattr(StateDirectory, "contents", slow)
 
@@ -93,6 +94,36 @@ async def test_a_box_is_open_before_its_files_are_counted_and_who_sends_waits(
     await box.close()
 
 
+async def test_who_has_room_for_all_that_he_ever_sent_waits_for_no_look_at_his_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(ROOMY, user_files=12)
+    async with opened(tmp_path, limits) as box:
+        await asyncio.gather(*(send(box, f"{number}", b"abc") for number in range(10)))
+    for number in range(9):
+        (tmp_path / f"{number}").unlink()
+    looks = Looks(monkeypatch)
+    async with opened(tmp_path, limits) as box:
+        await send(box, "x", b"abc")
+        await send(box, "y", b"abc")
+        assert looks.taken()[1] == 10, "the ledger was read once"
+        assert box.books.usage(ALICE).files == 12
+        await asyncio.gather(send(box, "z", b"abc"), send(box, "w", b"abc"))
+        assert looks.taken()[1] == 12, "and once more for both, as these would have been too many"
+        assert box.books.usage(ALICE).files == 5
+
+
+async def test_a_directory_is_refused_by_what_is_there_and_not_by_all_that_ever_was(tmp_path: Path) -> None:
+    limits = replace(ROOMY, user_files=2)
+    async with opened(tmp_path, limits) as box:
+        await asyncio.gather(*(send(box, f"{number}", b"abc") for number in range(2)))
+    (tmp_path / "0").unlink()
+    async with opened(tmp_path, limits) as box:
+        await box.begin(ALICE, directory_of("d"))
+        with pytest.raises(FileError, match="you would have 3 files here; your quota is 2"):
+            await box.begin(ALICE, directory_of("e"))
+
+
 async def test_who_sends_is_told_when_it_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = SlowDisk(monkeypatch)
     box = DirectoryReceiver(tmp_path, ReceivePolicy(Naming(), ROOMY), counted_s=0.0)
@@ -109,10 +140,10 @@ async def test_what_could_not_be_counted_is_counted_again(
 ) -> None:
     contents, failures = StateDirectory.contents, [errno.EIO]
 
-    def failing(box: StateDirectory) -> Contents:
+    def failing(box: StateDirectory, at_most: dict[str, Usage] | None = None) -> Contents:
         if failures:
             raise OSError(failures.pop(), "the disk is ill")
-        return contents(box)
+        return contents(box, at_most)
 
     monkeypatch.setattr(StateDirectory, "contents", failing)
     box = DropBox(tmp_path, ROOMY)
@@ -150,9 +181,9 @@ async def test_who_waited_for_the_count_of_a_box_that_is_closed_puts_nothing_int
     """Its descriptors may be those of other files by then."""
     last_step, contents, counts = threading.Event(), StateDirectory.contents, 0
 
-    def slow(box: StateDirectory) -> Contents:
+    def slow(box: StateDirectory, at_most: dict[str, Usage] | None = None) -> Contents:
         nonlocal counts
-        found, counts = contents(box), counts + 1
+        found, counts = contents(box, at_most), counts + 1
         assert last_step.wait(30)
         return found
 
@@ -183,6 +214,7 @@ async def test_keeping_house_looks_at_no_file_until_many_have_come(
         async def send_many(first: int, count: int) -> None:
             await asyncio.gather(*(send(box, f"{first + number}", b"abc") for number in range(count)))
 
+        await box.expire()  # the first time it looks at all that is there
         await send_many(0, 5)
         looks = Looks(monkeypatch)
         await box.expire()
