@@ -143,6 +143,7 @@ class PeerAssociation:
                 max_message=settings.max_message,
                 max_remote_message=self._message_limit,
                 max_queued=settings.send_limit + IN_FLIGHT,
+                setup_timeout=self._transport.first_wait_s,
                 heartbeat_interval=0,  # ICE asks for consent all the time (RFC 7675)
                 backoff_max=silence.REPEAT_S,
                 max_retransmissions=silence.REPETITIONS,

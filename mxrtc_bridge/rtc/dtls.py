@@ -10,6 +10,8 @@ Differences to the class below it:
 - nothing that arrives can raise: the end of the connection is a state, with a reason in words.
 
 Datagrams only come from checked addresses (:mod:`mxrtc_bridge.rtc.ice`), so a forged ClientHello never gets here.
+
+One file: one class that overrides one of aiortc, whose inner order its methods follow.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import cast
 
 from aiortc import RTCCertificate, RTCDtlsFingerprint, RTCDtlsParameters, RTCIceTransport
@@ -44,6 +47,21 @@ MAX_EXPANSION = 80
 MAX_JOINED = 16 * 1024
 """Records that OpenSSL gets at once: it reads into a buffer of this size, and what does not fit would be cut off."""
 APPLICATION_DATA = 23
+
+
+LONGEST_WAIT_S = 1.0
+"""Between two repetitions of a flight, which double from the round trip of ICE's checks."""
+MAX_HEARD = 256
+"""Records of the handshake that are remembered: a few dozen are usual."""
+
+
+def record_numbers(datagram: bytes) -> set[bytes]:
+    """Return epoch and sequence number of each record."""
+    numbers, start = set[bytes](), 0
+    while start + RECORD_HEADER <= len(datagram):
+        numbers.add(datagram[start + 3 : start + 11])
+        start += RECORD_HEADER + int.from_bytes(datagram[start + 11 : start + 13])
+    return numbers
 
 
 def split_records(flight: bytes, largest: int = SAFE_DATAGRAM) -> Iterator[bytes]:
@@ -75,6 +93,10 @@ class DtlsTransport(RTCDtlsTransport):
         self._ended = ended
         self._handshake_settled = False
         self._repeats = 0
+        self._flight = b""
+        self._flight_wait_s = 0.0
+        self._flight_sent_at = 0.0
+        self._heard: set[bytes] = set()
         self._closed_by_peer = False
         self._identity_refused = False
         self._receiver: Callable[[list[bytes]], None] | None = None
@@ -122,6 +144,11 @@ class DtlsTransport(RTCDtlsTransport):
         self._watch_last_flight()
         self._connection.attach(self)
 
+    @property
+    def first_wait_s(self) -> float:
+        """How long to wait for the first answer of the other side before it is asked for again."""
+        return self._connection.first_wait_s
+
     def packet_sizes(self) -> tuple[int, int, int]:
         """How large packets may be: those that pass everywhere, almost everywhere, and the largest worth a probe."""
         overhead = RECORD_HEADER + CIPHER_EXPANSION
@@ -159,15 +186,43 @@ class DtlsTransport(RTCDtlsTransport):
         if timeout_s is None:
             datagram = await self._connection.recv()
         else:
+            wait_s = min(timeout_s, self._repeat_due_in())
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(wait_s):
                     datagram = await self._connection.recv()
             except TimeoutError:
-                self._retransmit_flight()
+                if wait_s < timeout_s:
+                    self._repeat_flight()
+                else:
+                    self._retransmit_flight()
                 return
         self._take_datagram(datagram)
         if self._over:
             raise ConnectionError(self.end_reason)
+
+    # OpenSSL repeats after 1, 2, 4 s, and its timer cannot be set from here. ICE knows the round trip (RFC 9147 section
+    # 5.8.2), so the records of the last flight are sent again as they are: what has arrived before is a replay, dropped
+    # by whoever gets it, and what was lost is not. Who gets nothing but such replays lacks an answer of ours, which is
+    # sent again likewise.
+
+    def _repeat_due_in(self) -> float:
+        if not self._flight:
+            return inf
+        return max(0.0, self._flight_sent_at + self._flight_wait_s - asyncio.get_running_loop().time())
+
+    def _repeat_flight(self) -> None:
+        self._flight_wait_s = min(2 * self._flight_wait_s, LONGEST_WAIT_S)
+        self._repeats += 1
+        self._send_flight()
+
+    def _note_records(self, datagram: bytes) -> None:
+        """Remember the records of a datagram of the handshake, and answer again if there is no new one among them."""
+        numbers = record_numbers(datagram)
+        waited_s = asyncio.get_running_loop().time() - self._flight_sent_at
+        if numbers <= self._heard and self._flight and waited_s >= self._connection.first_wait_s / 2:
+            self._send_flight()
+        elif len(self._heard) < MAX_HEARD:
+            self._heard |= numbers
 
     def _retransmission_timeout(self) -> float | None:
         if self._handshake_settled:
@@ -185,7 +240,9 @@ class DtlsTransport(RTCDtlsTransport):
         except SSL.Error as error:
             raise ConnectionError("the DTLS handshake got no answer") from error
         self._repeats += 1
+        wait_s = self._flight_wait_s
         self._flush()
+        self._flight_wait_s = wait_s
 
     def _watch_last_flight(self) -> None:
         """The last flight of a handshake may have to be sent again after its end (DTLS 1.3)."""
@@ -242,6 +299,8 @@ class DtlsTransport(RTCDtlsTransport):
         if self._over or not 20 <= datagram[0] <= 63:  # RFC 7983; the rest would be media
             return
         assert self._ssl is not None
+        if datagram[0] != APPLICATION_DATA:
+            self._note_records(datagram)
         self._ssl.bio_write(datagram)
         self._read_records(self._records_in(datagram))
         if datagram[0] != APPLICATION_DATA or not self._handshake_settled:
@@ -284,7 +343,15 @@ class DtlsTransport(RTCDtlsTransport):
             flight: bytes = self._ssl.bio_read(65536)
         except SSL.Error:
             return
-        for datagram in split_records(flight, SAFE_DATAGRAM if self._repeats < SMALL_AFTER else SMALLEST_DATAGRAM):
+        if flight:
+            self._flight_wait_s = self._connection.first_wait_s
+            self._flight = flight
+            self._send_flight()
+
+    def _send_flight(self) -> None:
+        self._flight_sent_at = asyncio.get_running_loop().time()
+        largest = SAFE_DATAGRAM if self._repeats < SMALL_AFTER else SMALLEST_DATAGRAM
+        for datagram in split_records(self._flight, largest):
             self._connection.send_now(datagram)
 
     def send_packets(self, packets: list[bytes]) -> None:

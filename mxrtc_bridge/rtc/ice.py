@@ -74,6 +74,14 @@ SILENT_S = 4.0
 """Without any packet for this long it is looked whether we are in another network; the other side sends every 3 s."""
 LOOK_S = 2.0
 """How often that is looked after while the silence lasts."""
+
+FIRST_WAIT_S, LONGEST_FIRST_WAIT_S = 0.25, 0.5
+"""How long the first answer of a handshake is waited for. What takes longer is no round trip for sure: the check itself
+was repeated then."""
+
+CHECK_PACE_S = 0.05
+"""For each pair: with many of them checks are repeated later, and not all at once (RFC 8445 section 14.3)."""
+
 CONSENT_RETRANSMISSIONS = 5
 """With STUN's 0.5 s, 1 s, 2 s, ... an answer counts for half a minute after the question."""
 
@@ -118,6 +126,7 @@ class IceConnection(Connection):
         self._sink: RunSink | None = None
         self._relayed: deque[bytes] = deque()
         self._alive_at = 0.0
+        self._check_s = LONGEST_FIRST_WAIT_S
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -209,7 +218,21 @@ class IceConnection(Connection):
             return
         self._trust(addr)
         self.note_alive()
+        self._repeat_check(protocol, addr)
         super().check_incoming(message, addr, protocol)
+
+    def _repeat_check(self, protocol: StunProtocol, address: Address) -> None:
+        """Send our check again, if it has no answer; so whoever asks us is asked at once (RFC 8445 section 7.3.1.4).
+
+        aioice leaves it to the timer, which doubles each time.
+        """
+        if any(
+            pair.protocol is protocol and pair.remote_addr == address and pair.state == CandidatePair.State.IN_PROGRESS
+            for pair in self._check_list
+        ):
+            for transaction in protocol.transactions.values():
+                if getattr(transaction, "_Transaction__addr") == address:  # noqa: B009 - private to its class
+                    protocol.send_stun(getattr(transaction, "_Transaction__request"), address)  # noqa: B009
 
     def check_complete(self, pair: CandidatePair) -> None:
         """Handle the end of one of our checks."""
@@ -219,12 +242,24 @@ class IceConnection(Connection):
 
     async def check_start(self, pair: CandidatePair) -> None:
         """Run one check; a socket that cannot send fails the pair and not the task."""
+        began = self._loop.time()
+        asking = asyncio.create_task(self._keep_asking(pair))
         try:
             await super().check_start(pair)
+            if pair.state == CandidatePair.State.SUCCEEDED:
+                self._check_s = min(self._check_s, self._loop.time() - began)
         except (OSError, ValueError) as error:
             log.debug("check failed: %s", type(error).__name__)
             self.check_state(pair, CandidatePair.State.FAILED)
             self.check_complete(pair)
+        finally:
+            asking.cancel()
+
+    async def _keep_asking(self, pair: CandidatePair) -> None:
+        """Repeat a check at the rate of RFC 8445 section 14.3 for as long as it lasts, without doubling the pause."""
+        while True:
+            await asyncio.sleep(max(self._settings.check_again_s, CHECK_PACE_S * len(self._check_list)))
+            self._repeat_check(pair.protocol, pair.remote_addr)
 
     # Payload
 
@@ -363,6 +398,11 @@ class IceConnection(Connection):
         if not allow_fragments(pair.protocol.transport.get_extra_info("socket"), allowed=True):
             return SAFE_DATAGRAM
         return ETHERNET_MTU - (IPV6_HEADERS if ":" in pair.remote_addr[0] else IPV4_HEADERS)
+
+    @property
+    def first_wait_s(self) -> float:
+        """How long to wait for the first answer of a handshake before it is asked for again."""
+        return min(max(3 * self._check_s, FIRST_WAIT_S), LONGEST_FIRST_WAIT_S)
 
     def path(self) -> Path | None:
         """The nominated pair in words, or None."""

@@ -32,6 +32,8 @@ class RtcSettings:
     servers_timeout_s: float = 10.0
     """How long servers are asked; where there is nothing else to offer, the description waits for them so long."""
     ice_timeout_s: float = 25.0
+    check_again_s: float = 0.5
+    """How long the answer to a check of a path is waited for before it is asked again; longer with many paths."""
     dtls_timeout_s: float = 15.0
     sctp_timeout_s: float = 10.0
     consent_interval_s: float = 5.0

@@ -27,6 +27,8 @@ from mxrtc_bridge.sctp.settings import SctpSettings
 
 _MAX_BACKOFF = 6
 _MAX_PACKETS = 16
+_MAX_SETUP_WAIT_S = 2.0
+"""Between two repetitions in the set-up: a person waits, and there are few."""
 
 
 class AssociationState(Enum):
@@ -128,7 +130,8 @@ class Lifecycle:
 
     def _send_setup(self, now: float) -> None:
         self._packets.append(self._setup_packet)
-        self._set_timer(now, self._settings.rto_initial)
+        self._set_timer(now, self._settings.setup_timeout)
+        self._timer_at = min(self._timer_at, now + _MAX_SETUP_WAIT_S)
 
     def _set_timer(self, now: float, timeout: float) -> None:
         self._timer_at = now + min(timeout * 2.0 ** min(self._timer_failures, _MAX_BACKOFF), self._settings.rto_max)

@@ -56,6 +56,8 @@ class SctpSettings:
     max_control_bytes: int = 64 * KIB
     """Answers (HEARTBEAT-ACK, ERROR, RE-CONFIG) that may wait for sending; what exceeds it is not answered."""
 
+    setup_timeout: float = 1.0
+    """First wait for an answer in the set-up, doubled each time; less than a round trip does no harm there."""
     rto_initial: float = 1.0
     rto_min: float = 0.2
     rto_max: float = 10.0

@@ -248,3 +248,14 @@ def test_same_seed_gives_the_same_packets() -> None:
         return seen
 
     assert story() == story()
+
+
+def test_set_up_is_repeated_by_the_round_trip_that_is_known() -> None:
+    puppet = association(40, SctpSettings(setup_timeout=0.25))
+    puppet.start(0.0)
+    sent, now = [], 0.0
+    while now < 8:
+        sent += [now] * len(puppet.datagrams(now))
+        now = puppet.next_deadline() or 99
+        puppet.handle_timeout(now)
+    assert sent == [0.0, 0.25, 0.75, 1.75, 3.75, 5.75, 7.75]
