@@ -11,6 +11,7 @@ import asyncio
 import pytest
 
 from mxrtc_bridge.core.errors import StateError
+from tests import long
 from tests.rtc.implementations import ALL, OtherPeer
 from tests.rtc.interop_fixtures import node, other, ours, start
 from tests.rtc.peers import RecordingChannel, RecordingPeer, make_peer
@@ -133,6 +134,33 @@ async def test_its_channels_are_closed_from_either_side_and_opened_again(
         await channel.until_closed()
         await other.until("closed", label=label)
         assert channel.events == ["opened", label, "closed"]
+    assert ours.lost == []
+
+
+async def test_many_channels_one_after_the_other(other: OtherPeer, ours: RecordingPeer, it_offers: bool) -> None:
+    """More than any side has at once, opened by either and closed by either."""
+    await join(other, ours, it_offers)
+    before, batch = len(ours.offered), 20
+    for turn in range(long.LONG * 50 or 3):
+        mine = [RecordingChannel(ours.peer.open_channel(f"ours {turn} {n}", "x")) for n in range(batch)]
+        for n in range(batch):
+            other.tell(kind="open", label=f"theirs {turn} {n}", protocol="x")
+        count = before + (turn + 1) * batch
+        await ours.until(lambda recorder, count=count: len(recorder.offered) == count, 30.0)
+        everyone = mine + ours.offered[count - batch :]
+        for channel in everyone:
+            await other.until("open", label=channel.channel.label)
+            channel.channel.send(channel.channel.label)
+            await channel.until_count(2)
+        for n, channel in enumerate(everyone):
+            if n % 2:
+                other.tell(kind="close", label=channel.channel.label)
+            else:
+                channel.channel.close()
+        for channel in everyone:
+            await channel.until_closed()
+            await other.until("closed", label=channel.channel.label)
+            assert channel.events == ["opened", channel.channel.label, "closed"]
     assert ours.lost == []
 
 

@@ -1,7 +1,8 @@
 // A libdatachannel peer driven by lines of JSON on standard input and output; used by the interoperability tests.
 // It echoes every message, and reports what it sees. The commands, each with a "kind":
 //
-//   open         open the channel "label" with "protocol"; the first one makes an offer
+//   open         open the channel "label" with "protocol"; the first one makes an offer (w3c.js alone: with "id" one that
+//                counts as agreed on by both sides)
 //   description  take the other side's "sdp" of "type"; an offer is answered
 //   close        close the channel "label"
 //   flood        send "total" bytes in messages of "size" on "label", as fast as its buffer allows

@@ -69,7 +69,8 @@ export function serve(RTCPeerConnection, say, configuration = {}) {
   async function handle(command) {
     const { kind, label } = command;
     if (kind === "open") {
-      watch(peer.createDataChannel(label, { protocol: command.protocol }));
+      const agreed = command.id === undefined ? {} : { negotiated: true, id: command.id };
+      watch(peer.createDataChannel(label, { protocol: command.protocol, ...agreed }));
       if (peer.localDescription === null || peer.localDescription === undefined) await setLocal(await peer.createOffer());
     } else if (kind === "description") {
       await peer.setRemoteDescription({ type: command.type, sdp: command.sdp });
