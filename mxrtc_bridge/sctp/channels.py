@@ -51,6 +51,8 @@ _FREE = StreamState.FREE
 _GIVEN_UP = StreamState.GIVEN_UP
 _UNREADABLE = OpenMessage("", "")
 _NEGOTIATED = "no OPEN came before its messages; channels that both sides agree on beforehand are not supported"
+_COMMON_STREAMS = 1024
+"""libwebrtc asks for 65,535 streams, and opens no channel on one above 1,023."""
 _MAX_GIVEN_UP = 1024
 """Numbers that are remembered as given up; one of ours that is not remembered any more is not used again either."""
 _EMPTY = b"\0"
@@ -199,10 +201,10 @@ class DataChannels:
         """Return the number of the next channel: one that was never used, else the one that has rested longest."""
         while self._knows_of(self._next_number):
             self._next_number += 2
-        if self._next_number < self._association.outbound_streams:
+        count = self._association.outbound_streams
+        if self._next_number < (min(count, _COMMON_STREAMS) if self._resting else count):
             return self._next_number
         if not self._resting:
-            count = self._association.outbound_streams
             raise StateError(f"no stream is free for a channel: the other side takes {count}, half of them from us")
         return self._resting[0]
 

@@ -137,31 +137,39 @@ async def test_its_channels_are_closed_from_either_side_and_opened_again(
     assert ours.lost == []
 
 
-async def test_many_channels_one_after_the_other(other: OtherPeer, ours: RecordingPeer, it_offers: bool) -> None:
+async def test_many_channels_one_after_the_other(other: OtherPeer, it_offers: bool) -> None:
     """More than any side has at once, opened by either and closed by either."""
-    await join(other, ours, it_offers)
-    before, batch = len(ours.offered), 20
-    for turn in range(long.LONG * 50 or 3):
-        mine = [RecordingChannel(ours.peer.open_channel(f"ours {turn} {n}", "x")) for n in range(batch)]
-        for n in range(batch):
-            other.tell(kind="open", label=f"theirs {turn} {n}", protocol="x")
-        count = before + (turn + 1) * batch
-        await ours.until(lambda recorder, count=count: len(recorder.offered) == count, 30.0)
-        everyone = mine + ours.offered[count - batch :]
-        for channel in everyone:
-            await other.until("open", label=channel.channel.label)
-            channel.channel.send(channel.channel.label)
-            await channel.until_count(2)
-        for n, channel in enumerate(everyone):
-            if n % 2:
-                other.tell(kind="close", label=channel.channel.label)
-            else:
-                channel.channel.close()
-        for channel in everyone:
-            await channel.until_closed()
-            await other.until("closed", label=channel.channel.label)
-            assert channel.events == ["opened", channel.channel.label, "closed"]
-    assert ours.lost == []
+    ours = RecordingPeer(make_peer(opens_per_second=1_000_000))
+    try:
+        await join(other, ours, it_offers)
+        for turn in range(long.LONG * 50 or 3):
+            await one_after_the_other(other, ours, turn)
+        assert ours.lost == []
+    finally:
+        await ours.peer.close()
+
+
+async def one_after_the_other(other: OtherPeer, ours: RecordingPeer, turn: int) -> None:
+    batch, before = 20, len(ours.offered)
+    mine = [RecordingChannel(ours.peer.open_channel(f"ours {turn} {n}", "x")) for n in range(batch)]
+    for n in range(batch):
+        other.tell(kind="open", label=f"theirs {turn} {n}", protocol="x")
+    await ours.until(lambda recorder: len(recorder.offered) == before + batch, 30.0)
+    everyone = mine + ours.offered[before:]
+    for channel in everyone:
+        await other.until("open", label=channel.channel.label)
+        channel.channel.send(channel.channel.label)
+        await channel.until_count(2)
+    for n, channel in enumerate(everyone):
+        if n % 2:
+            other.tell(kind="close", label=channel.channel.label)
+        else:
+            channel.channel.close()
+    for channel in everyone:
+        await channel.until_closed()
+        await other.until("closed", label=channel.channel.label)
+        assert channel.events == ["opened", channel.channel.label, "closed"]
+    other.seen.clear()
 
 
 async def test_five_hundred_channels(other: OtherPeer, it_offers: bool) -> None:
