@@ -13,7 +13,7 @@ import pytest
 
 from mxrtc_bridge.core.access.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.rtc import gathering
+from mxrtc_bridge.rtc.happy_eyeballs import resolve
 from mxrtc_bridge.sinks.connector import TargetConnector
 
 MANY = 100
@@ -67,7 +67,7 @@ async def test_target_that_hangs_keeps_no_transaction_and_no_other_target_waitin
 
 
 async def test_stun_server_whose_name_hangs_keeps_no_transaction_waiting(hanging: list[str]) -> None:
-    resolving = [asyncio.create_task(gathering._resolve("hangs.test", 3478)) for _ in range(MANY)]
+    resolving = [asyncio.create_task(resolve("hangs.test", 3478)) for _ in range(MANY)]
     while not hanging:
         await asyncio.sleep(0)
     async with asyncio.timeout(10):
