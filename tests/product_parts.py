@@ -158,7 +158,6 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sinks/files/send/test_share.py": "_root",
         "sinks/files/test_public_directories.py": "_Item _sync_directories _take_lock",
         "sinks/test_connect.py": "_connect_socket",
-        "sinks/test_hanging_targets.py": "_resolve",
         "sinks/test_resets.py": "_epoll _told",
         "sinks/test_stdio.py": "_open_anew",
         "storage/test_database.py": "_running",
