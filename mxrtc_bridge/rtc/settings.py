@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.stream import silence
+from mxrtc_bridge.core.stream import silence, windows
 from mxrtc_bridge.core.webrtc.ice import Advertised, IcePolicy
 
 
@@ -45,7 +45,7 @@ class RtcSettings:
     """Channels of one connection, those of both sides together."""
     opens_per_second: int = 32
     """Lasting rate at which the other side may open channels; a burst of ``max_channels`` is let through."""
-    max_message: int = 64 * 1024
+    max_message: int = windows.MAX_MESSAGE
     """Largest message in either direction."""
     max_channel_name: int = 256
     """Label and protocol of a channel, together, in bytes."""
@@ -53,7 +53,7 @@ class RtcSettings:
     """Below this much queued payload, more is welcome."""
     send_limit: int = 8 * 1024 * 1024
     """Queued payload that ends the connection: somebody did not look at the mark."""
-    receive_window: int = 4 * 1024 * 1024
+    receive_window: int = windows.RECEIVE_WINDOW
     """Received payload that may wait in our memory for its consumer, over all channels; incomplete messages may take as
     much again. It bounds the rate of one connection: 80 MB/s at 50 ms of round trip."""
 

@@ -5,7 +5,8 @@ Everything that affects its transitions is in this file, and what it has in comm
 has the events and effects of :mod:`mxrtc_bridge.core.stream.machine`, so that the same driver serves both.
 
 What it guards against: a page that sends more than the service takes. Bytes are reported as consumed only when the sink
-took them, so that the SCTP receive window slows the page down; one that gets past it is cut off at 4 MiB.
+took them, so that the SCTP receive window slows the page down; one that does not keep to the window is cut off
+(:mod:`mxrtc_bridge.core.stream.windows`).
 
 What it cannot know is whether everything arrived: a channel that closes means the end of the stream, as a page has no
 other way to say it. The driver must therefore say Reset, and not ChannelClosed, when the connection itself was lost.
@@ -16,13 +17,12 @@ from __future__ import annotations
 from enum import Enum
 
 from mxrtc_bridge.core.errors import WireError
-from mxrtc_bridge.core.stream import events, messages
+from mxrtc_bridge.core.stream import events
 from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import ByteStreamMachine, SendState, SinkState
 from mxrtc_bridge.core.stream.json_message import MAX_COUNT
+from mxrtc_bridge.core.stream.windows import MAX_UNWRITTEN
 
-MAX_UNWRITTEN_BYTES = 4 * messages.KIB * messages.KIB
-"""What may wait for the sink; an honest sender is stopped by the receive window (1 MiB) long before."""
 CLOSE_TIMEOUT_S = 30.0
 """How long the other side may take to answer the closing of the channel, and a sink to appear after it."""
 
@@ -75,8 +75,8 @@ class RawStreamMachine(ByteStreamMachine):
         if not data:
             return
         self._receive.received += len(data)
-        if self.unwritten > MAX_UNWRITTEN_BYTES:
-            message = f"{self.unwritten} bytes wait for the local side; the limit is {MAX_UNWRITTEN_BYTES}"
+        if self.unwritten > MAX_UNWRITTEN:
+            message = f"{self.unwritten} bytes wait for the local side; the limit is {MAX_UNWRITTEN}"
             raise WireError("over_limit", message)
         self._receive.held.append(data)
         self._write_held()

@@ -9,7 +9,8 @@ from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
-from mxrtc_bridge.core.stream.raw_machine import MAX_UNWRITTEN_BYTES, RawChannelState, RawStreamMachine
+from mxrtc_bridge.core.stream.raw_machine import RawChannelState, RawStreamMachine
+from mxrtc_bridge.core.stream.windows import MAX_UNWRITTEN
 from tests.core.driven import Driven
 from tests.long import examples
 
@@ -235,9 +236,9 @@ def test_late_message_frees_the_receive_window_and_a_late_sink_is_reset() -> Non
 
 @pytest.mark.parametrize(("extra", "ends"), [(0, False), (1, True)])
 @pytest.mark.parametrize("sink", [False, True])
-def test_more_than_4_mib_that_nobody_takes_closes_the_channel(extra: int, ends: bool, sink: bool) -> None:
+def test_more_than_the_window_lets_in_closes_the_channel(extra: int, ends: bool, sink: bool) -> None:
     driven = DrivenRaw(sink=sink)
-    for _ in range(MAX_UNWRITTEN_BYTES // len(BULK)):
+    for _ in range(MAX_UNWRITTEN // len(BULK)):
         driven.feed(stream.BinaryReceived(BULK))
     effects = driven.feed(stream.BinaryReceived(bytes(extra)))
     if not ends:
@@ -248,7 +249,7 @@ def test_more_than_4_mib_that_nobody_takes_closes_the_channel(extra: int, ends: 
     assert (stream.ResetSink() in effects) == sink
     assert isinstance(effects[-1], stream.StreamFinished)
     assert (effects[-1].outcome, effects[-1].code) == (StreamOutcome.VIOLATION, "over_limit")
-    assert driven.consumed == MAX_UNWRITTEN_BYTES + extra
+    assert driven.consumed == MAX_UNWRITTEN + extra
 
 
 def test_text_without_utf8_closes_the_channel() -> None:
