@@ -30,6 +30,15 @@ DIGESTS = {"sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
 """Fingerprint algorithms that we accept (RFC 8122 section 5), and their names in :mod:`hashlib`."""
 
 
+SUITES = tuple(
+    f"ECDHE-{kind}-{cipher}".encode()
+    for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA")
+    for kind in ("ECDSA", "RSA")
+)
+"""What we offer and take, the best first (RFC 8827 section 6.5, RFC 9325 section 4.2). Ours is an ECDSA certificate;
+the RSA suites are for the other side's, which is what decides when we are the client."""
+
+
 class PemStore(Protocol):
     """Keeps the certificate and private key of each user, as PEM."""
 
@@ -61,6 +70,7 @@ class DtlsCertificate(RTCCertificate):
         context = super()._create_ssl_context(srtp_profiles)
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_min_proto_version(DTLS_1_2)
+        context.set_cipher_list(b":".join(SUITES))
         return context
 
 

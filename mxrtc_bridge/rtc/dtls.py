@@ -49,6 +49,17 @@ MAX_JOINED = 16 * 1024
 APPLICATION_DATA = 23
 
 
+REASONS = {
+    "no shared cipher": "both sides have no cipher suite in common",
+    "unsupported protocol": "the other side does not speak DTLS 1.2",
+    "tlsv1 alert protocol version": "the other side does not speak DTLS 1.2",
+    "tls alert protocol version": "the other side does not speak DTLS 1.2",
+    "sslv3 alert handshake failure": "the other side finds no cipher suite in common, or no certificate that it takes",
+    "tls alert handshake failure": "the other side finds no cipher suite in common, or no certificate that it takes",
+    "peer did not return a certificate": "the other side has shown no certificate",
+}
+"""In the words of people, what OpenSSL has words of its own for; everything else is said in those."""
+
 LONGEST_WAIT_S = 1.0
 """Between two repetitions of a flight, which double from the round trip of ICE's checks."""
 MAX_HEARD = 256
@@ -77,6 +88,13 @@ def split_records(flight: bytes, largest: int = SAFE_DATAGRAM) -> Iterator[bytes
         yield flight[start:]
 
 
+def reason_of(error: SSL.Error) -> str:
+    """Why a handshake has failed, in words that hold nothing of what was received."""
+    # Each is the library, the function and the reason, of which the last is a text of OpenSSL's own.
+    reasons = [each[-1] for each in error.args[0]] if error.args and isinstance(error.args[0], list) else []
+    return next((REASONS.get(reason, reason) for reason in reasons if reason), "")
+
+
 class DtlsTransport(RTCDtlsTransport):
     """DTLS for one peer connection.
 
@@ -99,6 +117,7 @@ class DtlsTransport(RTCDtlsTransport):
         self._heard: set[bytes] = set()
         self._closed_by_peer = False
         self._identity_refused = False
+        self._failure = ""
         self._receiver: Callable[[list[bytes]], None] | None = None
         self._packets: list[bytes] = []
         self._over = False
@@ -136,7 +155,7 @@ class DtlsTransport(RTCDtlsTransport):
                 "dtls_failed", "the certificate of the other side is not the one its description names"
             )
         if self._state is not State.CONNECTED:
-            raise TransportError("dtls_failed", "the DTLS handshake failed")
+            raise TransportError("dtls_failed", f"the DTLS handshake failed{self._failure and ': '}{self._failure}")
 
     def attach(self, receiver: Callable[[list[bytes]], None]) -> None:
         """Hand the decrypted packets of each batch to ``receiver``, in order; those since the handshake come first."""
@@ -155,6 +174,22 @@ class DtlsTransport(RTCDtlsTransport):
         return SMALLEST_DATAGRAM - overhead, SAFE_DATAGRAM - overhead, self._connection.largest_datagram() - overhead
 
     # Called by the base class
+
+    async def _do_handshake(self) -> None:
+        assert self._ssl is not None
+        try:
+            while not self.encrypted:
+                try:
+                    self._ssl.do_handshake()
+                    self.encrypted = True
+                except SSL.WantReadError:
+                    await self._write_ssl()
+                    await self._recv_next()
+        except SSL.Error as error:
+            self._failure = self._failure or reason_of(error)
+            self._set_state(State.FAILED)
+        except ConnectionError:
+            self._set_state(State.FAILED)
 
     def _setup_srtp(self) -> None:
         """Data only: no keys for media."""
@@ -318,8 +353,10 @@ class DtlsTransport(RTCDtlsTransport):
             except SSL.ZeroReturnError:
                 self._closed_by_peer = self._over = True
                 return
-            except SSL.Error:
-                # In the handshake the next step reports it. Later it is a fatal alert, or nothing that concerns us.
+            except SSL.Error as error:
+                # In the handshake the next step fails, but has no reason any more. Later it is a fatal alert, or
+                # nothing that concerns us.
+                self._failure = self._failure or reason_of(error)
                 if self._handshake_settled and self._ssl.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
                     self._closed_by_peer = self._over = True
                     return

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
+
 import pytest
+from aiortc.rtcdtlstransport import SRTPProtectionProfile
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
+from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.rtc.certificates import DtlsCertificate
 from mxrtc_bridge.rtc.datagrams import Address
-from mxrtc_bridge.rtc.dtls import RECORD_HEADER, record_numbers, split_records
+from mxrtc_bridge.rtc.dtls import RECORD_HEADER, reason_of, record_numbers, split_records
 from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM
+from mxrtc_bridge.rtc.ice_servers import ServerPlan
+from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.rtc.udp import UdpTransport
-from tests.rtc.peers import Pair, make_peer
+from tests.rtc.peers import LOOPBACK, Pair, answer_of, make_peer, offer_of
 
 
 def record(size: int) -> bytes:
@@ -87,3 +98,80 @@ async def test_lost_check_is_repeated_without_the_timer_of_stun(
     losses = Losses(monkeypatch, places, range(4))
     async with Pair(make_peer(check_again_s=again_s), make_peer(check_again_s=again_s)):
         assert len(losses.lost) == len(places)
+
+
+class OneSuite(DtlsCertificate):
+    """A side that speaks a single cipher suite."""
+
+    suite = b""
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(self.suite)
+        return context
+
+
+def certificate(suite: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> OneSuite:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])
+    now = dt.datetime.now(dt.UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
+    odd = OneSuite(key=key, cert=made.sign(key, hashes.SHA256()))  # type: ignore[arg-type] - aiortc names one kind only
+    odd.suite = suite.encode()
+    return odd
+
+
+def peer_with(odd: OneSuite) -> DataPeerConnection:
+    return DataPeerConnection(LOOPBACK, odd, ServerPlan())
+
+
+@pytest.mark.parametrize("odd_offers", [False, True])
+@pytest.mark.parametrize(
+    ("suite", "kind"),
+    [
+        ("ECDHE-ECDSA-AES256-GCM-SHA384", "ecdsa"),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", "ecdsa"),
+        ("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256", "rsa"),
+        ("ECDHE-RSA-CHACHA20-POLY1305:ECDHE-ECDSA-CHACHA20-POLY1305", "rsa"),
+    ],
+)
+async def test_certificates_and_suites_of_others_connect_in_both_roles(suite: str, kind: str, odd_offers: bool) -> None:
+    key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    odd = peer_with(certificate(suite, key))
+    caller, callee = (odd, make_peer()) if odd_offers else (make_peer(), odd)
+    async with Pair(caller, callee) as pair:
+        ours, theirs = await pair.open()
+        ours.channel.send(b"x" * 5000)
+        await theirs.until(lambda end: end.received_bytes == 5000)
+
+
+@pytest.mark.parametrize("odd_offers", [False, True])
+async def test_a_handshake_without_a_common_suite_says_so_on_both_sides_at_once(odd_offers: bool) -> None:
+    odd = peer_with(certificate("ECDHE-ECDSA-AES128-CCM", ec.generate_private_key(ec.SECP256R1())))
+    caller, callee = (odd, make_peer()) if odd_offers else (make_peer(), odd)
+    try:
+        callee_answer = await callee.create_answer(offer_of(await caller.create_offer()))
+        caller.apply_answer(answer_of(callee_answer))
+        async with asyncio.timeout(5):
+            failures = await asyncio.gather(caller.connect(), callee.connect(), return_exceptions=True)
+    finally:
+        await caller.close()
+        await callee.close()
+    words = [str(each) for each in failures if isinstance(each, TransportError)]
+    assert len(words) == 2
+    assert any("both sides have no cipher suite in common" in each for each in words), words
+    assert any("the other side finds no cipher suite in common" in each for each in words), words
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SSL.Error([("SSL routines", "", "no shared cipher")]), "both sides have no cipher suite in common"),
+        (SSL.Error([("", "", ""), ("SSL routines", "", "bad signature")]), "bad signature"),
+        (SSL.Error([]), ""),
+        (SSL.Error(), ""),
+        (SSL.Error(-1, "Unexpected EOF"), ""),
+    ],
+)
+def test_reasons_of_openssl_are_told_whatever_they_look_like(error: SSL.Error, said: str) -> None:
+    assert reason_of(error) == said
