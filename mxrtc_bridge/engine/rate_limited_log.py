@@ -169,8 +169,8 @@ def _write(owed: list[_Owed]) -> None:
     for logger, level, line, count in owed:
         # It stands for one of them itself, so that whoever adds up the lines and their numbers has all of them.
         # The line is what others have said: no part of a format.
-        counted = line.replace("%", "%%") + _AND_MORE
-        logger.log(level, counted, count - 1)
+        escaped = line.replace("%", "%%") + "%s"
+        logger.log(level, escaped, _AND_MORE % (count - 1) if count > 1 else "")
 
 
 _LIVE: WeakSet[RateLimitedLog] = WeakSet()
