@@ -61,7 +61,7 @@ async def _supervised(report: Report, work: Callable[[], Awaitable[None]]) -> Ex
     task, loop = asyncio.ensure_future(work()), asyncio.get_running_loop()
     # The first thing that a command does is to load what it needs, a seventh faster so: see loading().
     gc.disable()
-    loop.call_soon(gc.enable)
+    loop.call_soon(_collect_again)
     shutdown = SHUTDOWN.get()
     with contextlib.ExitStack() as listening:
         if shutdown is not None:
@@ -75,6 +75,12 @@ async def _supervised(report: Report, work: Callable[[], Awaitable[None]]) -> Ex
     if isinstance(error, MxrtcError) and shutdown is not None and shutdown.told:
         return Exit.INTERRUPTED  # what came of it on the way out is of no interest
     return _outcome(report, error)
+
+
+def _collect_again() -> None:
+    # What was loaded stays as long as the program: to look through it would hold up the call that comes next.
+    gc.freeze()
+    gc.enable()
 
 
 def _outcome(report: Report, error: BaseException | None) -> Exit:

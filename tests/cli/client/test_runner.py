@@ -76,7 +76,13 @@ def test_nothing_is_collected_while_a_command_loads_what_it_needs() -> None:
         collects.append(gc.isenabled())
         await asyncio.sleep(0)
         collects.append(gc.isenabled())
+        kept.append(gc.get_freeze_count())
 
-    with pytest.raises(SystemExit):
-        run(Report(), work)
+    kept = [gc.get_freeze_count()]
+    try:
+        with pytest.raises(SystemExit):
+            run(Report(), work)
+    finally:
+        gc.unfreeze()
     assert collects == [False, True]
+    assert kept[1] > kept[0], "what was loaded is not looked through during the call"
