@@ -1,4 +1,4 @@
-"""Two test hosts on one machine, joined by a link with delay, loss, rate and jitter (root and iproute2 needed)."""
+"""Links with delay, loss, rate and jitter between network namespaces, in user space (root and iproute2 needed)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADDRESS_A, ADDRESS_B = "10.99.0.1", "10.99.0.2"
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What the link is like, the same in both directions."""
+    """What one direction of a link is like."""
 
     delay_ms: float = 0.0
     """One way; a round trip takes twice as long."""
@@ -31,46 +31,76 @@ class Quality:
     queue_bytes: int = 4 << 20
     """What may stand in front of the bottleneck."""
     seed: int = 1
+    """Of the dice, for both directions; what is set later changes nothing."""
     largest_bytes: int = 1500
     """Larger IP packets are lost without a word."""
+    late_percent: float = 0.0
+    """Packets that those of the next 20 ms overtake."""
+    twice_percent: float = 0.0
+    """Packets that arrive twice."""
+
+    def line(self) -> str:
+        """What the program reads."""
+        numbers = (
+            self.delay_ms * 1000, self.loss_percent * 10_000, self.rate_mbit * 1000, self.jitter_ms * 1000,
+            self.queue_bytes, self.largest_bytes, self.late_percent * 10_000, self.twice_percent * 10_000,
+        )  # fmt: skip
+        return " ".join(str(round(each)) for each in numbers)
 
 
-class TwoHosts:
-    """Two network namespaces and the wire between them; use it as an asynchronous context manager."""
+class Wire:
+    """A link between two network namespaces, each of which has it as ``wire0``; an asynchronous context manager."""
 
-    def __init__(self, folder: Path, quality: Quality) -> None:
+    def __init__(self, folder: Path, ends: tuple[str, str], quality: Quality) -> None:
         self._folder = folder
-        self._quality = quality
-        tag = f"{os.getpid()}-{id(self) & 0xFFFF:x}"
-        self.names = (f"mxa-{tag}", f"mxb-{tag}")
-        self._wire: ManagedProcess | None = None
+        self._ends = ends
+        self._qualities = folder / f"wire-{ends[0]}.qualities"
+        self._qualities.write_text(f"{quality.line()}\n{quality.line()}\n")
+        argv = [folder / "wire", *ends, str(quality.seed), self._qualities]
+        self._process = ManagedProcess(f"wire-{ends[0]}", argv, folder=folder)
 
     async def __aenter__(self) -> Self:
         program = self._folder / "wire"
         if not program.exists():
             compiler = shutil.which("cc") or "gcc"
             subprocess.run([compiler, "-O2", "-Wall", "-o", str(program), str(SOURCE)], check=True)
+        self._process.start()
+        await self._process.wait_for_line("ready", 10)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._process.terminate()
+
+    async def change(self, there: Quality, back: Quality | None = None) -> None:
+        """Give the link another quality from the first namespace to the second, and ``back``; what is on it arrives."""
+        self._qualities.write_text(f"{there.line()}\n{(back or there).line()}\n")
+        mark = self._process.mark()
+        self._process.send_signal(signal.SIGHUP)
+        await self._process.wait_for_line("read", 10, after=mark)
+
+    def cut(self) -> None:
+        """Cut the link, or join it again."""
+        self._process.send_signal(signal.SIGUSR1)
+
+
+class TwoHosts:
+    """Two network namespaces and the wire between them; use it as an asynchronous context manager."""
+
+    def __init__(self, folder: Path, quality: Quality) -> None:
+        tag = f"{os.getpid()}-{id(self) & 0xFFFF:x}"
+        self.names = (f"mxa-{tag}", f"mxb-{tag}")
+        self.wire = Wire(folder, self.names, quality)
+
+    async def __aenter__(self) -> Self:
         for name in self.names:
             subprocess.run(["ip", "netns", "add", name], check=True)
-        quality = self._quality
-        self._wire = ManagedProcess(
-            f"wire-{self.names[0]}",
-            [
-                program, *self.names, str(round(quality.delay_ms * 1000)), str(round(quality.loss_percent * 10_000)),
-                str(round(quality.rate_mbit * 1000)), str(round(quality.jitter_ms * 1000)), str(quality.queue_bytes),
-                str(quality.seed), str(quality.largest_bytes),
-            ],
-            folder=self._folder,
-        )  # fmt: skip
-        self._wire.start()
-        await self._wire.wait_for_line("ready", 10)
+        await self.wire.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._wire is not None:
-            await self._wire.terminate()
+        await self.wire.__aexit__()
         for name in self.names:
             await asyncio.to_thread(subprocess.run, ["ip", "netns", "delete", name], check=False)
 
@@ -96,5 +126,4 @@ class TwoHosts:
 
     def cut(self) -> None:
         """Cut the link, or join it again."""
-        assert self._wire is not None
-        self._wire.send_signal(signal.SIGUSR1)
+        self.wire.cut()

@@ -44,6 +44,15 @@ async def ping(hosts: TwoHosts, count: int) -> tuple[float, int]:
     return float(found[1]), int(found[2])
 
 
+async def flood(hosts: TwoHosts, count: int) -> list[int]:
+    """Returns the numbers of ``count`` datagrams, sent 1 ms apart, in the order in which they come back."""
+    process = await asyncio.create_subprocess_exec(
+        *hosts.on_a(*PING, "flood", ADDRESS_B, str(count)), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    return [int(number) for number in out.split()]
+
+
 async def test_link_delays_by_what_it_is_told(tmp_path: Path) -> None:
     async with answering(tmp_path, Quality(delay_ms=20)) as hosts:
         mean, lost = await ping(hosts, 20)
@@ -69,3 +78,23 @@ async def test_link_counts_ip_packets_with_their_headers(tmp_path: Path) -> None
         await ping(hosts, 10)
         size = await hosts.delivered_to_b() - before
     assert 10 * (4 + 28) <= size < 20 * (4 + 28), "what the kernel says on its own is little"
+
+
+async def test_link_becomes_another_while_it_is_used(tmp_path: Path) -> None:
+    async with answering(tmp_path, Quality()) as hosts:
+        assert (await ping(hosts, 10))[0] < 10
+        await hosts.wire.change(Quality(delay_ms=30), Quality(delay_ms=10))
+        mean, lost = await ping(hosts, 10)
+        assert 40 <= mean < 60
+        assert lost == 0
+        await hosts.wire.change(Quality(), Quality(loss_percent=100))
+        assert (await ping(hosts, 3))[1] == 3
+
+
+async def test_link_has_packets_overtaken_and_repeats_them(tmp_path: Path) -> None:
+    """All arrive: late ones after those that were sent behind them, and some twice."""
+    async with answering(tmp_path, Quality(late_percent=30, twice_percent=30, seed=3)) as hosts:
+        order = await flood(hosts, 100)
+    assert set(order) == set(range(100))
+    assert order != sorted(order)
+    assert 110 < len(order) < 250, "of 30 percent there and 30 percent back"

@@ -1,6 +1,7 @@
-"""Measure a link with datagrams: ``udp_ping serve ADDRESS`` echoes, ``udp_ping ask ADDRESS COUNT`` asks.
+"""Measure a link with datagrams: ``udp_ping serve ADDRESS`` echoes what the others send.
 
-Prints ``mean MS lost COUNT``; a question without an answer within 300 ms counts as lost.
+``udp_ping ask ADDRESS COUNT`` prints ``mean MS lost COUNT``; a question without an answer within 300 ms counts as lost.
+``udp_ping flood ADDRESS COUNT`` sends numbers, 1 ms apart, and prints them in the order in which they come back.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from contextlib import suppress
 
 PORT = 7007
 
@@ -39,8 +41,22 @@ def ask(address: str, count: int) -> None:
     print(f"mean {mean:.3f} lost {count - len(times)}", flush=True)
 
 
+def flood(address: str, count: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(TimeoutError):
+        sock.connect((address, PORT))
+        for number in range(count):
+            sock.send(number.to_bytes(4))
+            time.sleep(0.001)
+        sock.settimeout(0.3)
+        while True:
+            print(int.from_bytes(sock.recv(2048)))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(sys.argv[2])
-    else:
-        ask(sys.argv[2], int(sys.argv[3]))
+    match sys.argv[1:]:
+        case ["serve", address]:
+            serve(address)
+        case ["ask", address, count]:
+            ask(address, int(count))
+        case ["flood", address, count]:
+            flood(address, int(count))
