@@ -27,7 +27,7 @@ LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
 BROWSER_READY := tests/browser/node_modules/.ready
-INTEROP_READY := tests/rtc/interop/node_modules/.ready
+INTEROP_READY := tests/rtc/interop/node_modules/.ready build/interop/pion
 ifdef MXRTC_SYNAPSE_PYTHON
 SYNAPSE_READY :=
 else
@@ -181,6 +181,9 @@ $(BROWSER_READY): tests/browser/package.json tests/browser/package-lock.json | p
 	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-$(INTEROP_READY): tests/rtc/interop/package.json tests/rtc/interop/package-lock.json | packages-test
+tests/rtc/interop/node_modules/.ready: tests/rtc/interop/package.json tests/rtc/interop/package-lock.json | packages-test
 	cd tests/rtc/interop && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
+
+build/interop/pion: $(wildcard tests/rtc/interop/pion/*) .ci/interop | packages-test
+	.ci/interop pion

@@ -109,7 +109,7 @@ def test_what_a_run_leaves_behind_is_ignored(name: str) -> None:
 # Continuous integration
 
 
-@pytest.mark.parametrize("script", ["run", "packages", "venv", "find-python"])
+@pytest.mark.parametrize("script", ["run", "packages", "venv", "find-python", "interop"])
 def test_a_script_of_continuous_integration_can_be_run(script: str) -> None:
     path = ROOT / ".ci" / script
     assert os.access(path, os.X_OK)

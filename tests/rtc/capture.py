@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
-from tests.rtc.implementations import ALL, BROWSERS, Browser, OtherPeer, node_peer
+from tests.rtc.implementations import ALL, BROWSERS, Browser, OtherPeer, process_peer
 from tests.rtc.peers import RecordingChannel, RecordingPeer, make_peer
 from tests.sctp.newreno import NewReno
 from tests.sctp.recorded import FOLDER, RecordedAssociation
@@ -63,7 +62,7 @@ async def record(name: str) -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             context = stack.enter_context(Browser(name, folder).running()).peer()
         else:
-            context = node_peer(shutil.which("node") or "node", name)
+            context = process_peer(name)
         async with context as other:
             ours = RecordingPeer(make_peer())
             try:

@@ -1,7 +1,7 @@
 """Other WebRTC implementations as processes that speak the lines of JSON which ``interop/peer.mjs`` describes.
 
-Those for Node.js get them on standard input. Browsers need no driver: each opens one page, which takes its commands
-from a WebSocket, and makes a new peer connection for each WebSocket.
+Those for Node.js, and the programs that ``.ci/interop`` builds, get them on standard input. Browsers need no driver:
+each opens one page, which takes its commands from a WebSocket, and makes a new peer connection for each WebSocket.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from aiohttp import WSMsgType, web
 from tests.rtc.peers import RecordingPeer, answer_of, offer_of
 
 FOLDER = Path(__file__).parent / "interop"
+ROOT = Path(__file__).parents[2]
 
 NODE_PROGRAMS = {
     "libdatachannel": ["peer.mjs"],
     "libwebrtc": ["w3c.mjs", "@roamhq/wrtc"],
     "werift": ["w3c.mjs", "werift"],
 }
+BUILT = ("pion",)
 BROWSERS = ("chromium", "firefox")
-ALL = (*NODE_PROGRAMS, *BROWSERS)
+ALL = (*NODE_PROGRAMS, *BUILT, *BROWSERS)
 
 CHROMIUM_FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -114,7 +117,7 @@ class OtherPeer(ABC):
         await ours.peer.connect()
 
 
-class NodePeer(OtherPeer):
+class ProcessPeer(OtherPeer):
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         super().__init__(name)
         self._process = process
@@ -130,11 +133,11 @@ class NodePeer(OtherPeer):
 
 
 @asynccontextmanager
-async def node_peer(node: str, name: str) -> AsyncIterator[NodePeer]:
+async def process_peer(name: str, *arguments: str) -> AsyncIterator[ProcessPeer]:
     process = await asyncio.create_subprocess_exec(
-        node, *NODE_PROGRAMS[name], cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 20
+        *command_of(name), *arguments, cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 20
     )
-    other = NodePeer(name, process)
+    other = ProcessPeer(name, process)
     try:
         yield other
         if process.returncode is None:
@@ -259,6 +262,16 @@ class Browser:
         finally:
             done.set()
             await runner.cleanup()
+
+
+@cache
+def command_of(name: str) -> tuple[str, ...]:
+    """Return the command of an implementation that is no browser; what has to be built is built anew if it changed."""
+    if name in NODE_PROGRAMS:
+        return (_program("node", "nodejs"), *NODE_PROGRAMS[name])
+    done = subprocess.run([ROOT / ".ci/interop", name], capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, f"{name} could not be built: {done.stderr}"
+    return (str(ROOT / "build/interop" / name),)
 
 
 def _program(*names: str) -> str:

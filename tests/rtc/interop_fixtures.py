@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
+from typing import Protocol
 
 import pytest
 import pytest_asyncio
 
-from tests.rtc.implementations import BROWSERS, FOLDER, Browser, OtherPeer, node_peer
+from tests.rtc.implementations import BROWSERS, FOLDER, Browser, OtherPeer, process_peer
 from tests.rtc.peers import RecordingPeer, make_peer
 
-Start = Callable[[str], AbstractAsyncContextManager[OtherPeer]]
+
+class Start(Protocol):
+    def __call__(self, name: str, *arguments: str) -> AbstractAsyncContextManager[OtherPeer]: ...
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +35,13 @@ def node() -> str:
 
 @pytest.fixture(scope="session")
 def start(node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start a peer of the implementation named; browsers stay for the next test."""
+    """Start a peer of the implementation named, a program with arguments; browsers stay for the next test."""
     with ExitStack() as stack:
         browsers: dict[str, Browser] = {}
 
-        def start(name: str) -> AbstractAsyncContextManager[OtherPeer]:
+        def start(name: str, *arguments: str) -> AbstractAsyncContextManager[OtherPeer]:
             if name not in BROWSERS:
-                return node_peer(node, name)
+                return process_peer(name, *arguments)
             if name not in browsers:
                 browsers[name] = stack.enter_context(Browser(name, tmp_path_factory.mktemp(name)).running())
             return browsers[name].peer()

@@ -13,7 +13,7 @@ __all__ = ["node", "other", "ours", "start"]
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.parametrize("implementation", ["chromium", "libwebrtc", "firefox"]),
+    pytest.mark.parametrize("implementation", ["chromium", "libwebrtc", "firefox", "pion"]),
     pytest.mark.parametrize("it_offers", [True, False], ids=["it offers", "we offer"]),
 ]
 

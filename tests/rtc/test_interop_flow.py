@@ -28,7 +28,7 @@ ROUNDS = 4
 pytestmark = [
     pytest.mark.real,
     pytest.mark.alone,
-    pytest.mark.parametrize("implementation", ["chromium", "libwebrtc", "firefox", "libdatachannel"]),
+    pytest.mark.parametrize("implementation", ["chromium", "libwebrtc", "firefox", "libdatachannel", "pion"]),
     pytest.mark.parametrize("it_offers", [True, False], ids=["it offers", "we offer"]),
 ]
 
