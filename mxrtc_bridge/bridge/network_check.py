@@ -8,7 +8,7 @@ from mxrtc_bridge.config.config import IceSettings
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.core.call.limits import CLOCK_TOLERANCE_MS
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
-from mxrtc_bridge.core.webrtc.gathering_words import outcome_words
+from mxrtc_bridge.core.webrtc.gathering_words import USABLE, outcome_words
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
 from mxrtc_bridge.core.webrtc.network import Network, ServerSeen
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
@@ -59,7 +59,7 @@ async def check_network(
     else:
         yield judge_reach(ice, addresses, plan)
     for uri in network.unusable:
-        yield Finding(Level.WARN, f"{uri} cannot be used", "name turn: by UDP or TCP, or turns: by TCP")
+        yield Finding(Level.WARN, f"{uri} cannot be used", USABLE)
 
 
 def judge_servers(network: Network) -> list[Finding]:

@@ -10,6 +10,7 @@ from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.call.limits import CLOCK_TOLERANCE_MS
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.webrtc.gathering_words import USABLE
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.core.webrtc.network import Network
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
@@ -87,7 +88,7 @@ def _tell_network(context: Context, network: Network) -> None:
             ms=round(seen.seconds * 1000),
         )
     for uri in network.unusable:
-        _tell(context, "server", False, f"{uri} is of a kind that cannot be used", uri=uri, outcome="unusable")
+        _tell(context, "server", False, f"{uri} cannot be used; {USABLE}", uri=uri, outcome="unusable")
     if not any(seen.attempt.relays for seen in network.servers):
         _tell(context, "turn", None, "the homeserver gives no TURN server (voip/turnServer) that can be used")
     match network.lets_udp_out:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer, parse_ice_uri
 
 MAX_STUN_SERVERS = 6
@@ -74,7 +75,7 @@ def plan_servers(servers: Iterable[IceServer]) -> ServerPlan:
         for uri in server.urls:
             parsed = _parse(uri, server)
             if parsed is None:
-                ignored.append(uri[:128])
+                ignored.append(_shown(uri))
             elif isinstance(parsed, StunServer):
                 stun.append(parsed)
             else:
@@ -94,6 +95,12 @@ def _taking_turns(servers: Iterable[TurnServer]) -> list[TurnServer]:
     for server in servers:
         ways[server.tls, server.transport].append(server)
     return [server for turn in zip_longest(*ways.values()) for server in turn if server is not None]
+
+
+def _shown(uri: str) -> str:
+    """A URI that is none, for a person; what stands before an ``@`` in it may be a user name and a password."""
+    _, at, rest = uri.rpartition("@")
+    return display(f"...@{rest}" if at else uri)
 
 
 def _bracketed(host: str) -> str:

@@ -119,6 +119,17 @@ async def test_a_clock_that_is_apart_is_told_before_calls_are_refused_for_it(
     assert ("set the one that is wrong" in str(clock["message"])) is not fits
 
 
+async def test_a_server_that_is_named_in_a_wrong_way_is_told_with_the_right_one(
+    homeserver: FakeHomeserver, context: Context, printed: StringIO
+) -> None:
+    homeserver.uris = ("turn://turn.example.org:3478",)
+    await netcheck(context)
+    server = said(printed)["server"]
+    assert (server["ok"], server["outcome"]) == (False, "unusable")
+    assert "turn://turn.example.org:3478 cannot be used" in str(server["message"])
+    assert "is named turn:HOST:PORT" in str(server["message"])
+
+
 async def test_a_page_in_place_of_the_homeserver_is_named(
     homeserver: FakeHomeserver, context: Context, printed: StringIO
 ) -> None:

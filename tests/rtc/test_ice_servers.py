@@ -63,6 +63,13 @@ def test_unusable_uris_are_listed_and_the_rest_works() -> None:
     assert plan(*unusable, "stun:b.example") == ServerPlan(stun=(StunServer("b.example", 3478),), ignored=unusable)
 
 
+def test_unusable_uris_are_shown_without_a_password_and_without_what_drives_a_terminal() -> None:
+    (first, second, third) = plan("turn:user:secret@a.example:3478", "turn:a\x1b[2J", "turn:" + "x" * 500).ignored
+    assert first == "...@a.example:3478"
+    assert second == "turn:a\\x1b[2J"
+    assert len(third) == 120
+
+
 def test_duplicates_and_excess_are_dropped() -> None:
     many = plan(*(f"turn:{number}.example" for number in range(20)), *["stun:s.example"] * 5)
     assert len(many.turn) == MAX_TURN_SERVERS

@@ -9,6 +9,8 @@ MAX_NAMED = 3
 
 NO_TURN = "the homeserver gives no TURN server (voip/turnServer), which would relay them"
 
+USABLE = "a server that relays is named turn:HOST:PORT, by UDP or TCP, or turns:HOST:PORT, by TCP"
+
 _WORDS = {
     ServerOutcome.OK: "answers",
     ServerOutcome.PENDING: "has not answered yet",

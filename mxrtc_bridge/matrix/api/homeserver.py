@@ -28,7 +28,7 @@ from mxrtc_bridge.core.ids import (
     parse_user_id,
 )
 from mxrtc_bridge.core.text.foreign_json import inside, list_inside
-from mxrtc_bridge.core.webrtc.ice_servers import IceServer, parse_ice_uri
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS
@@ -37,6 +37,8 @@ from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, Transport
 _IdT = TypeVar("_IdT")
 
 MAX_TURN_URIS = 16
+MAX_TURN_URI_CHARS = 512
+"""Twice a host name of the greatest length."""
 _JOIN_TIMEOUT_S = 40.0
 """A join over federation waits for another server."""
 _PING_TIMEOUT_S = 30.0
@@ -191,12 +193,20 @@ class QuietHomeserver:
         return duration if type(duration) is int and duration >= 0 else 0
 
     async def turn_server(self, as_user: UserId | None = None) -> tuple[IceServer, ...]:
-        """STUN and TURN servers with fresh credentials (``/voip/turnServer``); empty if the server has none."""
-        answer = await self._get("ask for TURN servers", Path.v3.voip.turnServer, as_user=as_user)
+        """STUN and TURN servers with fresh credentials (``/voip/turnServer``); empty if the server has none.
+
+        URIs that are none are among them, so that whoever uses them can say so.
+        """
+        try:
+            answer = await self._get("ask for TURN servers", Path.v3.voip.turnServer, as_user=as_user)
+        except HomeserverError as error:
+            if _is_missing(error):  # how some servers say that they have none; others have an empty answer (MSC4166)
+                return ()
+            raise
         uris, username, password = answer.get("uris"), answer.get("username"), answer.get("password")
         if not isinstance(uris, list):
             return ()
-        urls = tuple(uri for uri in uris[:MAX_TURN_URIS] if isinstance(uri, str) and parse_ice_uri(uri))
+        urls = tuple(uri[:MAX_TURN_URI_CHARS] for uri in uris[:MAX_TURN_URIS] if isinstance(uri, str))
         return (IceServer(urls, _credential(username), _credential(password)),) if urls else ()
 
     # --- rooms

@@ -162,7 +162,7 @@ def plain(server: ScriptedServer) -> Homeserver:
     [
         ({}, ()),
         ({"uris": "turn:x"}, ()),
-        ({"uris": ["http://x", 5, "turn:" + "x" * 600, "turn:a\n"]}, ()),
+        ({"uris": [5, None, "turn://a", "turn:" + "x" * 600]}, (IceServer(("turn://a", "turn:" + "x" * 507)),)),
         (
             {"uris": ["turn:a?transport=udp", "stun:b"], "username": "u", "password": "p", "ttl": 60},
             (IceServer(("turn:a?transport=udp", "stun:b"), "u", "p"),),
@@ -177,6 +177,16 @@ async def test_turn_answer_is_parsed_and_bounded(
     scripted.answers = [web.json_response(answer)]
     async with plain(scripted) as homeserver:
         assert await homeserver.turn_server() == expected
+
+
+async def test_a_server_without_turn_servers_may_say_so_by_an_error(scripted: ScriptedServer) -> None:
+    missing = web.json_response({"errcode": "M_NOT_FOUND", "error": "no TURN server"}, status=404)
+    unknown = web.json_response({"errcode": "M_UNRECOGNIZED", "error": "no such path"}, status=404)
+    scripted.answers = [missing, unknown]
+    async with plain(scripted) as homeserver:
+        assert await homeserver.turn_server() == ()
+        with pytest.raises(HomeserverError, match="ask for TURN servers"):  # nobody knows what it has
+            await homeserver.turn_server()
 
 
 @pytest.mark.parametrize("lie", NO_ANSWERS)
