@@ -5,9 +5,11 @@ not know, and system calls that change owners or set a setgid bit (PrivateUsers=
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import shutil
+import socket
 import struct
 import subprocess
 
@@ -29,7 +31,8 @@ needs_confinement = pytest.mark.skipif(not _can_confine(), reason="needs root, a
 _NEW_USER = 0x1000_0000
 _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 4, 22, 38
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
-_FORBID, _ALLOW = 0x5_0001, 0x7FFF_0000
+_FORBID, _NO_FAMILY, _ALLOW = 0x5_0001, 0x5_0000 + errno.EAFNOSUPPORT, 0x7FFF_0000
+_SOCKET = 41
 _CHOWN = (92, 93, 94, 260)
 """chown, fchown, lchown, fchownat."""
 _MODE = ((90, 1), (91, 1), (268, 2), (452, 2), (83, 1), (258, 2))
@@ -67,11 +70,25 @@ def confine(uid: int, groups: list[int], *, users: bool, calls: bool) -> None:
         for number, place in _MODE:
             steps += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, 16 + 8 * place), (_ANY_BIT, 0, 1, _SET_ID_BITS)]
             steps += [(_RETURN, 0, 0, _FORBID), (_RETURN, 0, 0, _ALLOW)]
-        steps.append((_RETURN, 0, 0, _ALLOW))
-        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-        program = _Program(len(steps), ctypes.addressof(code))
-        _done(libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        _done(libc.prctl(_SET_SECCOMP, 2, ctypes.byref(program), 0, 0))
+        _filter_calls(steps)
+
+
+def without_netlink() -> None:
+    """Forbid this process for good to ask the system for its interfaces, as a unit does that names other families in
+    RestrictAddressFamilies=.
+    """
+    is_socket, of_netlink = (_EQUAL, 0, 3, _SOCKET), (_EQUAL, 0, 1, socket.AF_NETLINK)
+    _filter_calls([(_LOAD, 0, 0, 0), is_socket, (_LOAD, 0, 0, 16), of_netlink, (_RETURN, 0, 0, _NO_FAMILY)])
+
+
+def _filter_calls(steps: list[tuple[int, int, int, int]]) -> None:
+    """Have the system look at each call of this process by these steps; what they do not end is allowed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    steps = [*steps, (_RETURN, 0, 0, _ALLOW)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = _Program(len(steps), ctypes.addressof(code))
+    _done(libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _done(libc.prctl(_SET_SECCOMP, 2, ctypes.byref(program), 0, 0))
 
 
 def _done(result: int) -> None:

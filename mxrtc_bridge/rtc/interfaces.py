@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ifaddr
 
-from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.errors import ConfigError, lack_of
 from mxrtc_bridge.core.webrtc.ice import IpAddress
 from mxrtc_bridge.rtc.settings import RtcSettings
 
@@ -38,6 +38,9 @@ PROBE, FRAGMENT = 3, 0
 """``IP_MTU_DISCOVER`` and ``IPV6_MTU_DISCOVER`` of Linux, without names in Python's socket module; the value that never
 fragments and leaves the search for the right size to us, and the one that lets the system and routers fragment."""
 
+NAMELESS = "(not told by the system)"
+"""In place of the name of an interface."""
+
 LocalAddress = tuple[str, IpAddress]
 """Name of the interface, and an address of it."""
 
@@ -45,10 +48,20 @@ LocalAddress = tuple[str, IpAddress]
 def local_addresses() -> list[LocalAddress]:
     """All addresses of this machine that a socket can be bound to, those first that are most likely of use.
 
-    Link-local IPv6 needs a zone and is left out.
+    Link-local IPv6 needs a zone and is left out. Where the system tells nobody its interfaces, as on Android and in a
+    sandbox without netlink sockets, those are left by which packets leave it.
+
+    Raises:
+        OSError: the system has no more of what is needed to ask.
     """
     found: list[LocalAddress] = []
-    for adapter in ifaddr.get_adapters():
+    try:
+        adapters = list(ifaddr.get_adapters())
+    except OSError as error:
+        if lack_of(error):
+            raise
+        return [(NAMELESS, address) for address in sorted(default_addresses(), key=lambda each: each.version)]
+    for adapter in adapters:
         for ip in adapter.ips:
             if isinstance(ip.ip, str):
                 found.append((adapter.nice_name, ipaddress.IPv4Address(ip.ip)))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import platform
 import socket
+import subprocess
+import sys
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from mxrtc_bridge.core.webrtc.ice import parse_advertised
 from mxrtc_bridge.rtc import interfaces
 from mxrtc_bridge.rtc.interfaces import (
     MAX_HOST_SOCKETS,
+    NAMELESS,
     LocalAddress,
     bind_udp,
     choose_addresses,
@@ -127,6 +132,24 @@ def test_bridge_is_known_by_what_the_system_says_and_its_ends_by_their_names(tmp
 
 def test_default_addresses_are_of_this_machine() -> None:
     assert default_addresses() <= {address for _, address in local_addresses()}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="forbids a system call by its number")
+def test_machine_that_tells_no_interfaces_offers_the_addresses_that_packets_leave_it_with() -> None:
+    program = "from tests.confined import without_netlink; without_netlink(); print(interfaces.local_addresses())"
+    text = f"from mxrtc_bridge.rtc import interfaces; {program}"
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    expected = sorted(default_addresses(), key=lambda address: address.version)
+    assert run.stdout.strip() == str([(NAMELESS, address) for address in expected])
+
+
+def test_lack_of_files_is_no_machine_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(interfaces.ifaddr, "get_adapters", refuse)
+    with pytest.raises(OSError, match="Too many"):
+        local_addresses()
 
 
 def test_this_machine_has_loopback() -> None:
