@@ -299,7 +299,7 @@ class Gathering:
     async def _allocate_at(self, server: TurnServer, address: Address) -> bool:
         protocol = GuardedStun(self._owner)
         try:
-            await allocate(server, address, protocol)
+            await allocate(server, address, protocol, channel_refresh_s=self._settings.channel_refresh_s)
         except SERVER_ERRORS as error:
             self._log_no_relay(server, error)
             return False

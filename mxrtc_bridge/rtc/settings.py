@@ -31,6 +31,9 @@ class RtcSettings:
     over UDP on a slow line, and no more: where a server is dead each call waits for so long, twice."""
     servers_timeout_s: float = 10.0
     """How long servers are asked; where there is nothing else to offer, the description waits for them so long."""
+    channel_refresh_s: float = 240.0
+    """After how long a channel of a TURN server is bound again; its permission ends after 300 (RFC 8656 section 9), and
+    where binding fails it is tried every 10 s until then."""
     ice_timeout_s: float = 25.0
     check_again_s: float = 0.5
     """How long the answer to a check of a path is waited for before it is asked again; longer with many paths."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import math
 import os
 import socket
 import ssl
+import struct
 from collections.abc import Coroutine
-from typing import Any
 
 from aioice import stun, turn
 
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.rtc.datagrams import Address, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import TurnServer
+
+log = logging.getLogger(__name__)
 
 SERVER_ERRORS = (OSError, ValueError, LookupError, stun.TransactionError, asyncio.IncompleteReadError)
 """What asking a server raises when it is the server, or the way to it, that is at fault."""
@@ -38,7 +42,7 @@ _OUTCOMES_OF_KINDS: tuple[tuple[tuple[type[Exception], ...], ServerOutcome], ...
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES})
 
 
-async def allocate(server: TurnServer, address: Address, protocol: GuardedStun) -> None:
+async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, *, channel_refresh_s: float) -> None:
     """Give ``protocol`` a relayed socket.
 
     aioice's own function goes to the first address of a name only, and has no place for the name in the certificate.
@@ -47,38 +51,72 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun) 
         server: how it is reached, and as whom.
         address: one of its addresses.
         protocol: gets what comes by the relay; its transport is open when this returns.
+        channel_refresh_s: after how long each channel is bound again.
 
     Raises:
         Exception: one of :data:`SERVER_ERRORS`; nothing is left open.
     """
     loop = asyncio.get_running_loop()
-    options = (server.username, server.credential, turn.DEFAULT_ALLOCATION_LIFETIME, turn.DEFAULT_CHANNEL_REFRESH_TIME)
     client: _TcpClient | _UdpClient
     transport: asyncio.BaseTransport
     if server.transport == "tcp":
-        client = stream = _TcpClient(address, *options)
+        client = stream = _TcpClient(server, address, channel_refresh_s)
         name = server.host if server.tls else None
         transport, _ = await loop.create_connection(
             lambda: stream, *address, ssl=server.tls or None, server_hostname=name
         )
     else:
-        client = datagrams = _UdpClient(address, *options)
+        client = datagrams = _UdpClient(server, address, channel_refresh_s)
         transport, _ = await loop.create_datagram_endpoint(lambda: datagrams, remote_addr=address)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, turn.UDP_SOCKET_BUFFER_SIZE)
     try:
-        await client.unless_gone(turn.TurnTransport(client)._connect(protocol))
+        await client.unless_gone(_Relay(client)._connect(protocol))
     except BaseException:
         transport.close()
         raise
 
 
 class _Client(turn.TurnClientMixin):
-    """Fails at once when the server is gone, where aioice's own repeats its question into the void."""
+    """Fails at once when the server is gone, where aioice's own repeats its question into the void.
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    It binds channels again by itself, which renews their permissions as well (RFC 8656 section 12): coturn lets those
+    live as long as a channel, other servers do not. aioice's ``send_data`` does it later than that, by the wall
+    clock, which may be set, and holds back what is sent meanwhile, each datagram with a question of its own.
+    """
+
+    def __init__(self, server: TurnServer, address: Address, channel_refresh_s: float) -> None:
+        lifetimes_s = turn.DEFAULT_ALLOCATION_LIFETIME, turn.DEFAULT_CHANNEL_REFRESH_TIME
+        super().__init__(address, server.username, server.credential, *lifetimes_s)
+        self._refresh_s = channel_refresh_s
+        self._loop = asyncio.get_running_loop()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._refresh_at: dict[int, float] = {}
+        self._refreshing: set[asyncio.Task[None]] = set()
+
+    def send_bound(self, data: bytes, address: Address) -> bool:
+        """Send a datagram, if there is a channel to ``address``; False where it must be bound first."""
+        channel = self.peer_to_channel.get(address)
+        if channel is None:
+            return False
+        if self.transport.is_closing():
+            return True  # what is sent on a path that has ended is lost
+        if self._loop.time() >= self._refresh_at.setdefault(channel, self._loop.time() + self._refresh_s):
+            self._refresh_at[channel] = math.inf
+            task = self._loop.create_task(self._bind_again(channel, address), name="turn-channel")
+            self._refreshing.add(task)
+            task.add_done_callback(self._refreshing.discard)
+        self._send(struct.pack("!HH", channel, len(data)) + data)
+        return True
+
+    async def _bind_again(self, channel: int, address: Address) -> None:
+        pause_s = self._refresh_s
+        try:
+            await self.channel_bind(channel, address)
+        except SERVER_ERRORS as error:
+            log.debug("TURN channel not bound again: %s", without_addresses(error))
+            pause_s /= 24
+        self._refresh_at[channel] = self._loop.time() + pause_s
 
     async def unless_gone(self, work: Coroutine[None, None, None]) -> None:
         """Do ``work``.
@@ -100,6 +138,8 @@ class _Client(turn.TurnClientMixin):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self.fail(exc if isinstance(exc, ConnectionError) else ConnectionAbortedError(errno.ECONNABORTED, "closed"))
+        for task in self._refreshing:
+            task.cancel()
         super().connection_lost(exc)
 
     def error_received(self, exc: Exception) -> None:
@@ -118,6 +158,25 @@ class _TcpClient(_Client, turn.TurnClientTcpProtocol):
 
 class _UdpClient(_Client, turn.TurnClientUdpProtocol):
     pass
+
+
+class _Relay(turn.TurnTransport):
+    """A relayed socket that sends at once where it can; aioice's own makes a task of each datagram."""
+
+    def __init__(self, client: _TcpClient | _UdpClient) -> None:
+        super().__init__(client)
+        self._client = client
+        self._ended = False
+
+    def close(self) -> None:
+        """Give the allocation back; what is sent from now on is lost."""
+        self._ended = True
+        super().close()
+
+    def sendto(self, data: bytes, addr: Address) -> None:
+        """Send one datagram; binds a channel where there is none."""
+        if not self._ended and not self._client.send_bound(data, addr):
+            super().sendto(data, addr)
 
 
 def outcome_of(error: BaseException) -> ServerOutcome:

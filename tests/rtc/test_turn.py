@@ -8,14 +8,17 @@ import errno
 import shutil
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from ssl import SSLContext
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 from aioice import stun
+from aioice.turn import TurnClientMixin
 
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.candidate import parse_candidate
@@ -353,6 +356,54 @@ def test_error_of_a_server_has_a_meaning(code: int, expected: ServerOutcome) -> 
 def test_network_without_a_way_is_told_from_a_server_that_fails() -> None:
     assert outcome_of(OSError(errno.ENETUNREACH, "")) is ServerOutcome.UNREACHABLE
     assert outcome_of(ConnectionError("the response is missing LIFETIME")) is ServerOutcome.FAILED
+
+
+async def test_channel_is_bound_again_once_each_time_and_holds_nothing_back(
+    coturn: Coturn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the wall clock says: by one that was ahead when the channel was bound it would never be due."""
+    asked: list[int] = []
+    bind = TurnClientMixin.channel_bind
+
+    async def note(self: TurnClientMixin, number: int, address: tuple[str, int]) -> None:
+        asked.append(number)
+        await bind(self, number, address)
+
+    monkeypatch.setattr(TurnClientMixin, "channel_bind", note)
+    ahead = [1e6]
+    monkeypatch.setattr("aioice.turn.time", SimpleNamespace(time=lambda: time.time() + ahead[0]))
+    caller = make_peer(plan=coturn.plan(), policy=IcePolicy.RELAY, channel_refresh_s=0.2)
+    async with Pair(caller) as pair:
+        ours, theirs = await pair.open()
+        ahead[0] = 0.0
+        began, before, sent = asyncio.get_running_loop().time(), len(asked), 0
+        async with asyncio.timeout(10):
+            while len(asked) < before + 3:
+                if caller.can_send():
+                    ours.channel.send(bytes(16384))
+                    sent += 16384
+                await asyncio.sleep(0)
+        took = asyncio.get_running_loop().time() - began
+        await theirs.until(lambda channel: channel.received_bytes == sent)
+    assert len(asked) - before <= 1 + took / 0.2
+
+
+async def test_channel_that_could_not_be_bound_again_is_tried_soon_and_is_used_meanwhile(
+    coturn: Coturn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Pair(make_peer(plan=coturn.plan(), policy=IcePolicy.RELAY, channel_refresh_s=0.1)) as pair:
+        ours, theirs = await pair.open()
+        failed: list[int] = []
+
+        async def fail(_client: TurnClientMixin, number: int, _address: tuple[str, int]) -> None:
+            failed.append(number)
+            raise stun.TransactionTimeout
+
+        monkeypatch.setattr(TurnClientMixin, "channel_bind", fail)
+        async with asyncio.timeout(10):
+            while len(failed) < 2:
+                ours.channel.send("again")
+                await theirs.until_count(len(theirs.events) + 1)
 
 
 def _without_hosts(description: Description) -> Description:
