@@ -49,10 +49,14 @@ _EMPTY_BINARY = 57
 _OPEN = StreamState.OPEN
 _FREE = StreamState.FREE
 _GIVEN_UP = StreamState.GIVEN_UP
+_ENDED_HERE = StreamState.ENDED_HERE
+_ENDED_THERE = StreamState.ENDED_THERE
 _UNREADABLE = OpenMessage("", "")
 _NEGOTIATED = "no OPEN came before its messages; channels that both sides agree on beforehand are not supported"
 _COMMON_STREAMS = 1024
 """libwebrtc asks for 65,535 streams, and opens no channel on one above 1,023."""
+_SILENT_AT_ONCE = 64
+"""Events of the association that lead to none here and are taken in one step: one packet may bring ten thousands."""
 _MAX_GIVEN_UP = 1024
 """Numbers that are remembered as given up; one of ours that is not remembered any more is not used again either."""
 _EMPTY = b"\0"
@@ -104,6 +108,14 @@ class ChannelRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class NothingToTell:
+    """What has happened concerns nobody. There may be more: ask again, and let others have their turn before."""
+
+
+_NOTHING_TO_TELL = NothingToTell()
+
+
 ChannelEvent = (
     Established
     | ChannelOffered
@@ -113,6 +125,7 @@ ChannelEvent = (
     | ChannelClosing
     | ChannelClosed
     | SendSpace
+    | NothingToTell
     | Ended
 )
 
@@ -134,7 +147,7 @@ class _Stream:
         self.state = state
         self.awaits_ack = awaits_ack
         self.unread = 0
-        self.early: list[MessageReceived | StreamReset] = []
+        self.early: deque[MessageReceived | StreamReset] = deque()
 
 
 class DataChannels:
@@ -155,7 +168,7 @@ class DataChannels:
         self._parity = self._next_number
         self._resting: deque[int] = deque()
         self._given_up: dict[int, None] = {}
-        self._waited: deque[MessageReceived | StreamReset] = deque()  # for a number that is free now
+        self._waited: deque[deque[MessageReceived | StreamReset]] = deque()  # of each number that is free now
         self._ended = False
 
     def __len__(self) -> int:
@@ -258,7 +271,11 @@ class DataChannels:
 
     def poll_event(self) -> ChannelEvent | None:
         """Return the next event, or None."""
+        silent = 0
         while not self._events:
+            if silent == _SILENT_AT_ONCE:
+                return _NOTHING_TO_TELL
+            silent += 1
             event = self._next_event()
             if event is None:
                 return None
@@ -271,9 +288,18 @@ class DataChannels:
         return self._events.popleft()
 
     def _next_event(self) -> Event | None:
-        if self._waited:
-            self._association.set_aside(-1)
-            return self._waited.popleft()
+        while self._waited:
+            early = self._waited[0]
+            stream = self._streams.get(early[0].stream) if early else None
+            if not early:
+                self._waited.popleft()
+            elif stream is not None and stream.state is _ENDED_THERE:
+                # One channel of the number has come and gone. The rest waits for the next as it is: were it kept one
+                # by one, each answer to a reset would cost as much as all that waits.
+                stream.early = self._waited.popleft()
+            else:
+                self._association.set_aside(-1)
+                return early.popleft()
         return self._association.poll_event()
 
     def _take(self, event: Event) -> None:
@@ -413,14 +439,19 @@ class DataChannels:
 
     def _our_reset(self, number: int) -> None:
         self._step(number, StreamInput.RESET_DONE)
-        if not self._association.peer_resets:
+        stream = self._streams.get(number)
+        if stream is not None and stream.state is _ENDED_HERE and not self._association.peer_resets:
             self._step(number, StreamInput.THEIR_RESET)  # it cannot: there is nothing to wait for
 
     def _keep(self, event: MessageReceived | StreamReset) -> None:
-        """Keep what is of the next channel, in the window, until our direction of this one has ended."""
-        number = event.stream
-        self._streams[number].early.append(event)
-        self._association.set_aside(1)
+        """Keep what is of the next channel, in the window, until our direction of this one has ended.
+
+        A reset behind a reset ends a channel that never was: the window does not bound how many of them come.
+        """
+        number, early = event.stream, self._streams[event.stream].early
+        if not (early and isinstance(event, StreamReset) and isinstance(early[-1], StreamReset)):
+            early.append(event)
+            self._association.set_aside(1)
         if self._association.is_carried_out(number):
             self._our_reset(number)
 
@@ -429,7 +460,8 @@ class DataChannels:
         stream = self._streams.pop(number)
         self._association.consumed(stream.unread)
         self._events.append(ChannelClosed(number))
-        self._waited.extend(stream.early)
+        if stream.early:
+            self._waited.append(stream.early)
 
     def _close_beyond(self, streams: int) -> None:
         """Give up channels for which the other side has no streams."""

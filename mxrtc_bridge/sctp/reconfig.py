@@ -68,7 +68,7 @@ class Reconfiguration:
         self._reply = reply
         self._reset_incoming = reset_incoming
         self._waiting: list[OutStream] = []
-        self._requested: list[OutStream] = []
+        self._requested: dict[int, OutStream] = {}
         self._request = b""  # empty while none is under way
         self._answer = b""
         self._deferred: _Deferred | None = None
@@ -94,9 +94,9 @@ class Reconfiguration:
             timeout: how long an answer may take.
             last_tsn: the highest TSN in use.
         """
-        self._requested = self._waiting[:_MAX_STREAMS_PER_REQUEST]
+        self._requested = {stream.id: stream for stream in self._waiting[:_MAX_STREAMS_PER_REQUEST]}
         del self._waiting[:_MAX_STREAMS_PER_REQUEST]
-        numbers = b"".join([_NUMBER.pack(stream.id) for stream in self._requested])
+        numbers = b"".join([_NUMBER.pack(number) for number in self._requested])
         head = _REQUEST.pack(self._next_request, self._expected - 1 & MASK32, last_tsn & MASK32)
         self._request = chunks.chunk(chunks.RE_CONFIG, _bare(_OUTGOING_REQUEST, head + numbers))
         self.failures = 0
@@ -120,9 +120,7 @@ class Reconfiguration:
         Returns:
             Whether the stream was in our request.
         """
-        left = [stream for stream in self._requested if stream.id != number]
-        was_in, self._requested = len(left) < len(self._requested), left
-        return was_in
+        return self._requested.pop(number, None) is not None
 
     # Theirs
 
@@ -214,7 +212,7 @@ class Reconfiguration:
             self.failures = 0
             self.retry_at = now + timeout
             return [], False
-        done, self._requested, self._request = self._requested, [], b""
+        done, self._requested, self._request = list(self._requested.values()), {}, b""
         self._next_request = self._next_request + 1 & MASK32
         self.retry_at = inf
         return done, result <= _PERFORMED

@@ -31,6 +31,7 @@ class Puppet:
         window: int = 1 << 20,
         streams: int = 65_535,
         skips_unknown: bool = True,
+        resets: bool = True,
     ) -> None:
         self.now = 50.0
         self.association: Association = association(77, settings)
@@ -52,7 +53,12 @@ class Puppet:
         self.tag = greeting.proposal.tag
         self.their_tsn = greeting.proposal.initial_tsn
         self._writer = PacketWriter(5000, 5000, self.tag)
-        self.send(format_greeting(chunks.INIT_ACK, proposal, b"cookie"))
+        greeted = format_greeting(chunks.INIT_ACK, proposal, b"cookie")
+        if not resets:
+            both = bytes([chunks.RE_CONFIG, chunks.FORWARD_TSN])
+            assert greeted.count(both) == 1
+            greeted = greeted.replace(both, bytes([chunks.FORWARD_TSN] * 2))
+        self.send(greeted)
         ((kind, body),) = self.answers()
         assert (kind, body) == (chunks.COOKIE_ECHO, b"cookie")
         self.send(chunks.chunk(chunks.COOKIE_ACK))
@@ -84,6 +90,18 @@ class Puppet:
         wire = THEIR_TSN + tsn & 0xFFFFFFFF
         head = chunks.DATA_HEADER.pack(0, flags, 16 + len(payload), wire, stream, sequence & 0xFFFF, ppid)
         return head + payload + chunks.padding(len(payload))
+
+    def reset(self, number: int, *streams: int, after: int = 0) -> bytes:
+        """Return a RE-CONFIG that ends what it sends on streams; requests count from 0, and TSNs as in `data`."""
+        last = THEIR_TSN + after - 1 & 0xFFFFFFFF
+        head = (THEIR_TSN + number).to_bytes(4, "big") + bytes(4) + last.to_bytes(4, "big")
+        value = head + b"".join(stream.to_bytes(2, "big") for stream in streams)
+        return chunks.chunk(chunks.RE_CONFIG, chunks.PAIR.pack(13, 4 + len(value)) + value)
+
+    def answer(self, number: int, result: int = 1) -> bytes:
+        """Return a RE-CONFIG that answers a request; these count from 0 as well."""
+        value = (self.their_tsn + number & 0xFFFFFFFF).to_bytes(4, "big") + result.to_bytes(4, "big")
+        return chunks.chunk(chunks.RE_CONFIG, chunks.parameter(16, value))
 
     def i_data(self, tsn: int, payload: bytes, *, message: int, last: int, flags: int, stream: int = 0) -> bytes:
         """Return an I-DATA chunk."""
@@ -128,6 +146,13 @@ class Puppet:
         receiver = self.association._receiver
         assert receiver is not None
         return receiver.reassembly.held + receiver.reassembly.unconsumed
+
+    @property
+    def unread(self) -> int:
+        """How many messages, and what else is counted as one, wait outside of the reassembly."""
+        receiver = self.association._receiver
+        assert receiver is not None
+        return receiver.unread_messages
 
     @property
     def ended_because(self) -> str:

@@ -17,6 +17,7 @@ from mxrtc_bridge.sctp.channels import (
     ChannelOpened,
     ChannelRefused,
     DataChannels,
+    NothingToTell,
 )
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
@@ -53,7 +54,7 @@ def drain(channels: DataChannels, events: list[ChannelEvent]) -> Callable[[], No
         while (event := channels.poll_event()) is not None:
             if isinstance(event, ChannelMessage):
                 channels.consumed(event.channel, event.size)
-            if not isinstance(event, Established | SendSpace):
+            if not isinstance(event, Established | SendSpace | NothingToTell):
                 events.append(event)
 
     return take

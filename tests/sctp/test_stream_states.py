@@ -17,6 +17,7 @@ from mxrtc_bridge.sctp.channels import (
     ChannelOffered,
     ChannelOpened,
     DataChannels,
+    NothingToTell,
 )
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
@@ -203,7 +204,7 @@ def lived_through(recording: Recording, fates: list[str]) -> dict[int, list[Chan
         while (event := ends.poll_event()) is not None:
             if isinstance(event, ChannelMessage):
                 ends.consumed(event.channel, event.size)
-            if not isinstance(event, Established | SendSpace | Ended):
+            if not isinstance(event, Established | SendSpace | NothingToTell | Ended):
                 told.setdefault(event.channel, []).append(event)
 
     for line in recording.lines:
