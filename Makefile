@@ -1,7 +1,7 @@
 # make test     everything that is checked: lint, types, import contracts, all tests
 # make fast     the tests that need no other program and start none of ours, with few drawn examples: for while you work
 # make coverage-floors  lift what the tests have to run of each module to what the last make test has found
-# make test-long what takes too long for every run: a file of 2 GiB, hundreds of kills, 5,000 streams
+# make test-long what takes too long for every run: a file of 2 GiB, hundreds of kills, 5,000 streams, networks
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
 # make compiled build the package with a compiled association, and test that one; make bench measures it beside the other
@@ -22,7 +22,7 @@ BIN := .venv/bin
 SYNAPSE := matrix-synapse>=1.141,<2
 PYTEST_ARGS ?=
 LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \
-	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py
+	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py tests/nets
 
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test

@@ -38,7 +38,7 @@ LONGEST_FIRST = (
 )  # fmt: skip
 """Files in the order of the time that they take: where files run side by side, none of these begins when others end."""
 
-REAL_FOLDERS = ("e2e", "links")
+REAL_FOLDERS = ("e2e", "links", "nets")
 """Where each test is ``real`` or ``alone``: for a quick look, whose tests are neither, nothing of it is loaded."""
 
 REAL_FIXTURES = frozenset({"real_homeserver", "make_homeserver", "bridge_world", "postgres_url"})

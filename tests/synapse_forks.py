@@ -45,6 +45,7 @@ MEMORY_BYTES = 1 << 30
 
 _PACKET_BYTES = 1 << 18
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
 
 
 class SynapseForks:
@@ -98,11 +99,12 @@ class SynapseForks:
         stderr: IO[bytes],
         env: Mapping[str, str],
         cwd: Path | None,
+        namespace: str = "",
     ) -> ForkedChild:
-        """Start what the command line ``python -m module arguments`` would."""
+        """Start what the command line ``python -m module arguments`` would, in a network namespace if one is named."""
         _, option, module, *arguments = map(str, argv)
         assert (option, module) == ("-m", HOMESERVER)
-        question = {"do": "fork", "arguments": arguments, "env": dict(env), "folder": str(cwd)}
+        question = {"do": "fork", "arguments": arguments, "env": dict(env), "folder": str(cwd), "namespace": namespace}
         streams = [each.fileno() for each in (stdin, stdout, stderr)]
         return ForkedChild(self, self.ask(question, *streams))
 
@@ -210,7 +212,8 @@ class Forks:
             match asked["do"]:
                 case "fork":
                     streams = list(array.array("i", ancillary[0][2]))
-                    answer = self._fork(HOMESERVER, asked["arguments"], asked["env"], asked["folder"], streams)
+                    how = (asked["arguments"], asked["env"], asked["folder"], streams, asked["namespace"])
+                    answer = self._fork(HOMESERVER, *how)
                     for each in streams:
                         os.close(each)
                 case "poll":
@@ -231,12 +234,20 @@ class Forks:
         self._running.discard(pid)
         return exit_code(found)
 
-    def _fork(self, name: str, arguments: list[str], env: dict[str, str], folder: str, streams: list[int]) -> int:
+    def _fork(
+        self,
+        name: str,
+        arguments: list[str],
+        env: dict[str, str],
+        folder: str,
+        streams: list[int],
+        namespace: str = "",
+    ) -> int:
         leads_a_session, leads = os.pipe()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become(name, arguments, env, folder, streams, parent)
+            self._become(name, arguments, env, folder, streams, namespace, parent)
         self._running.add(pid)
         os.close(leads)
         os.read(leads_a_session, 1)  # to its end: from here on the process group can be killed
@@ -244,7 +255,14 @@ class Forks:
         return pid
 
     def _become(
-        self, name: str, arguments: list[str], env: dict[str, str], folder: str, streams: list[int], parent: int
+        self,
+        name: str,
+        arguments: list[str],
+        env: dict[str, str],
+        folder: str,
+        streams: list[int],
+        namespace: str,
+        parent: int,
     ) -> NoReturn:
         """Make of this process what an exec of the program would have made of it, and run that."""
         code = 1
@@ -257,6 +275,8 @@ class Forks:
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
             os.closerange(3, 1024)
+            if namespace:
+                enter(namespace)
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(env)
@@ -277,6 +297,14 @@ class Forks:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+
+def enter(namespace: str) -> None:
+    """Have this process in a network namespace from here on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/run/netns/{namespace}", "rb") as file:
+        if libc.setns(file.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns to {namespace}")
 
 
 def exit_code(found: os.waitid_result) -> int:

@@ -21,6 +21,8 @@ from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.demo import __main__ as demo
 from mxrtc_bridge.metrics import Metrics
 from tests import metrics_page
+from tests.nets import page as networks_page
+from tests.nets.rows import ROWS
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^( *)```yaml\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -29,6 +31,16 @@ REFERENCE = ROOT / "docs" / "reference"
 
 def test_the_page_of_the_metrics_is_what_the_counters_are() -> None:
     assert metrics_page.PAGE.read_text() == metrics_page.render(), "run 'make docs'"
+
+
+def test_the_page_of_networks_is_what_their_tests_have_measured() -> None:
+    assert networks_page.PAGE.read_text() == networks_page.render(), "run 'make docs'"
+
+
+def test_every_network_of_the_page_has_a_test() -> None:
+    texts = [path.read_text() for path in (ROOT / "tests/nets").glob("test_*.py")]
+    tested = {int(number) for text in texts for number in re.findall(r"^async def test_row_(\d\d)_", text, re.M)}
+    assert tested == {row.number for row in ROWS}
 
 
 def test_every_metric_has_a_row_with_its_label() -> None:

@@ -15,6 +15,7 @@ from tests.cli import command_pages, man_pages
 from tests.config.reference_page import reference_page
 from tests.config.registration_example import example_registration
 from tests.core.call import states_page
+from tests.nets import page as networks_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,6 +29,7 @@ GENERATED = {
     **{man_pages.page_of(program): partial(man_pages.man_page, program) for program in man_pages.PROGRAMS},
     commands_page.PAGE: commands_page.render,
     metrics_page.PAGE: metrics_page.render,
+    networks_page.PAGE: networks_page.render,
 }
 
 

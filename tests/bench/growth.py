@@ -51,7 +51,7 @@ async def _world(folder: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         folder.mkdir()
         world = await World.start(folder, stack)
-        world.program, world.client = [PROGRAMS / "mxrtc-bridge"], PROGRAMS / "mxrtc"
+        world.program, world.client = [PROGRAMS / "mxrtc-bridge"], [PROGRAMS / "mxrtc"]
         world.settings["limits"] = _LIMITS
         await world.serve("echo", echo)
         yield world

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -54,7 +53,7 @@ async def behind(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         client = world.folder / "client"
         client.write_text(CLIENT)
         client.chmod(0o755)
-        world.client = Path(client)
+        world.client = [client]
         await world.serve("echo", echo)
         world.grant("alice", "build/echo")
         await world.start_bridge()

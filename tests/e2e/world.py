@@ -65,7 +65,7 @@ class World:
         """How the client calls."""
         self.program: list[str | Path] = [BIN / "mxrtc-bridge"]
         """What runs the bridge."""
-        self.client: str | Path = BIN / "mxrtc"
+        self.client: list[str | Path] = [BIN / "mxrtc"]
         """What runs ``mxrtc``."""
         self._runs = 0
         self.connections = OwnedConnections()
@@ -200,7 +200,7 @@ class World:
         self._runs += 1
         return ManagedProcess(
             f"mxrtc-{self._runs}-{args[0]}",
-            [self.client, *args],
+            [*self.client, *args],
             folder=self.folder,
             env=self.env(user),
             stdin=stdin,

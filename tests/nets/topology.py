@@ -1,0 +1,206 @@
+"""Network namespaces, the cables between them, and what routers do: see :mod:`tests.nets`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Self
+
+from tests.links import Quality, Wire
+
+APPSERVICE_PORT = 29350
+CLONE_NEWNET = 0x40000000
+FILES_OF_NAMESPACES = Path("/etc/netns")
+"""Where ``ip netns exec`` finds files that stand for those of ``/etc``."""
+
+
+class Nat(Enum):
+    """What a router does to addresses, and whom it lets in."""
+
+    NONE = "none"
+    """Public addresses behind it, and no firewall."""
+    PORT_RESTRICTED = "port-restricted"
+    """One port for all destinations; only who was written to may answer."""
+    SYMMETRIC = "symmetric"
+    """Another port for each destination."""
+    FULL_CONE = "full cone"
+    """One port, and everybody may write to it."""
+
+
+def _set_namespace(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class Host:
+    """A network namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self._files = FILES_OF_NAMESPACES / namespace
+
+    def command(self, *argv: str | Path) -> list[str]:
+        """The command line that runs ``argv`` there."""
+        return ["ip", "netns", "exec", self.namespace, *map(str, argv)]
+
+    def run(self, script: str, *, check: bool = True) -> str:
+        """Run lines of shell there, to the first that fails; returns what they say."""
+        result = subprocess.run(
+            self.command("sh", "-ec", script), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert not check or result.returncode == 0, f"{self.namespace}: {script}\n{result.stdout}"
+        return result.stdout
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Have this thread make its sockets there; no other code of the thread may run in the block."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.namespace}", os.O_RDONLY)
+        try:
+            _set_namespace(there)
+            try:
+                yield
+            finally:
+                _set_namespace(here)
+        finally:
+            os.close(here)
+            os.close(there)
+
+    def write_etc(self, name: str, text: str) -> None:
+        """Have programs that begin there later find ``text`` in a file of ``/etc``."""
+        self._files.mkdir(parents=True, exist_ok=True)
+        (self._files / name).write_text(text)
+
+    def add(self) -> None:
+        """Make the namespace."""
+        subprocess.run(["ip", "netns", "add", self.namespace], check=True)
+
+    def remove(self) -> None:
+        """Remove it, with all that leads to it."""
+        subprocess.run(["ip", "netns", "delete", self.namespace], check=False, capture_output=True)
+        shutil.rmtree(self._files, ignore_errors=True)
+
+
+class Router(Host):
+    """A namespace between the internet (``wan``) and one host (``lan``)."""
+
+    def __init__(self, namespace: str, number: int, behind: str) -> None:
+        super().__init__(namespace)
+        self.number = number
+        """The third part of its public address."""
+        self.behind = behind
+        """The private address of the host."""
+
+    @property
+    def public(self) -> str:
+        """Its public address."""
+        return f"4.0.{self.number}.2"
+
+    def rules(self, nat: Nat, *, drop: tuple[str, ...] = (), forward: tuple[str, ...] = ()) -> None:
+        """Replace what the router does, and have it forget all connections.
+
+        Args:
+            nat: what it does to addresses.
+            drop: rules of nftables; the packets of either direction that one of them fits are lost without a word.
+            forward: rules for packets from the internet, which go to the host.
+        """
+        to_host = [f'iifname "wan" {rule} dnat to {self.behind}' for rule in forward]
+        masquerade, firewall = [], []
+        if nat is not Nat.NONE:
+            how = " fully-random" if nat is Nat.SYMMETRIC else ""
+            masquerade = [f'oifname "wan" masquerade{how}']
+            firewall = ['iifname "wan" ct status dnat accept', 'iifname "wan" ct state new drop']
+        if nat is Nat.FULL_CONE:
+            to_host.append(f'iifname "wan" udp dport 1024-65535 dnat to {self.behind}')
+        through = [*(f"{rule} drop" for rule in drop), *firewall]
+        chains = [
+            ("ip addresses", "from_wan", "nat hook prerouting priority dstnat", to_host),
+            ("ip addresses", "to_wan", "nat hook postrouting priority srcnat", masquerade),
+            ("inet firewall", "through", "filter hook forward priority filter", through),
+            ("inet firewall", "to_me", "filter hook input priority filter", firewall),
+        ]  # fmt: skip
+        text = "flush ruleset\n"
+        for table, name, kind, rules in chains:
+            text += f"table {table} {{\nchain {name} {{\ntype {kind};\n" + "\n".join(rules) + "\n}\n}\n"
+        subprocess.run(self.command("nft", "-f", "-"), input=text, text=True, check=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all connections, as a router does that starts anew."""
+        self.run("conntrack -F", check=False)
+
+
+class Internet:
+    """All namespaces and cables of one bed; an asynchronous context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        tag = f"mxn-{os.getpid()}-{id(self) & 0xFFFF:x}"
+        self.core, self.homeserver, self.turn, self.bridge, self.client = (
+            Host(f"{tag}-{name}") for name in ("core", "hs", "turn", "br", "cl")
+        )
+        self.bridge_router = Router(f"{tag}-br-router", 2, "192.168.2.10")
+        self.client_router = Router(f"{tag}-cl-router", 3, "192.168.1.10")
+        self.mobile = Router(f"{tag}-mobile", 4, "10.64.0.10")
+        self.routers = (self.bridge_router, self.client_router, self.mobile)
+        self._hosts = (self.core, self.homeserver, self.turn, self.bridge, self.client, *self.routers)
+        self.line = Wire(folder, (self.core.namespace, self.client_router.namespace), Quality())
+        """From the internet to the client's router, and back."""
+
+    async def __aenter__(self) -> Self:
+        # Addresses of IPv6 are used at once, and not looked for first.
+        quick = "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0\nip link set lo up\n"
+        for host in self._hosts:
+            host.add()
+            passes_on = host is self.core or isinstance(host, Router)
+            host.run(quick + "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1" * passes_on)
+        self._cable(self.core, "core0", self.homeserver, "wan")
+        self._cable(self.core, "core1", self.turn, "wan")
+        self._cable(self.core, "core2", self.bridge_router, "wan")
+        self._cable(self.core, "core4", self.mobile, "wan")
+        self._cable(self.bridge_router, "lan", self.bridge, "eth0")
+        self._cable(self.client_router, "lan", self.client, "eth0")
+        self._cable(self.mobile, "lan", self.client, "eth1")
+        await self.line.__aenter__()
+        self.core.run("ip link set wire0 down\nip link set wire0 name core3")
+        self.client_router.run("ip link set wire0 down\nip link set wire0 name wan")
+        for number, host, last in (
+            (0, self.homeserver, 10), (1, self.turn, 10), *((router.number, router, 2) for router in self.routers)
+        ):  # fmt: skip
+            self._address(self.core, f"core{number}", f"4.0.{number}.1", f"2a0a:{number}::1")
+            self._address(host, "wan", f"4.0.{number}.{last}", f"2a0a:{number}::{last}")
+            host.run(f"ip route add default via 4.0.{number}.1\nip -6 route add default via 2a0a:{number}::1")
+        for router in self.routers:
+            self._address(router, "lan", gateway(router.behind))
+        for host, router in ((self.bridge, self.bridge_router), (self.client, self.client_router)):
+            self._address(host, "eth0", router.behind)
+            host.run(f"ip route add default via {gateway(router.behind)}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.line.__aexit__()
+        for host in self._hosts:
+            host.remove()
+
+    @staticmethod
+    def _cable(one: Host, its_name: str, other: Host, others_name: str) -> None:
+        argv = ["ip", "link", "add", "name", its_name, "netns", one.namespace, "type", "veth"]
+        subprocess.run([*argv, "peer", "name", others_name, "netns", other.namespace], check=True)
+
+    @staticmethod
+    def _address(host: Host, interface: str, v4: str, v6: str | None = None) -> None:
+        script = (
+            f"ip address flush dev {interface}\nip link set {interface} up\nip address add {v4}/24 dev {interface}\n"
+        )
+        host.run(script + (f"ip address add {v6}/64 dev {interface}" if v6 else ""))
+
+
+def gateway(address: str) -> str:
+    """The address of the router in the network of a host."""
+    return f"{address.rpartition('.')[0]}.1"
