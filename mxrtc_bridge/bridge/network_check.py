@@ -67,7 +67,11 @@ def judge_servers(network: Network) -> list[Finding]:
     turn = [each for each in network.servers if each.attempt.relays]
     failing = [each for each in turn if not each.works]
     if not network.relays:
-        return [Finding(Level.FAIL, f"no TURN server gives a relayed address: {_listed(failing)}", _MEND)]
+        return [
+            Finding(
+                Level.FAIL, f"no TURN server gives a relayed address that others can reach: {_listed(failing)}", _MEND
+            )
+        ]
     findings = [Finding(Level.OK, f"TURN gives a relayed address ({len(turn) - len(failing)} of {len(turn)} URIs)")]
     if failing:
         findings.append(Finding(Level.WARN, _listed(failing), _MEND))

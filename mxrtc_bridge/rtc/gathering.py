@@ -17,12 +17,14 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Protocol
 
 from aioice import stun
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
 from mxrtc_bridge.core.errors import Lack, ResourceError, TransportError, lack_of
+from mxrtc_bridge.core.webrtc.address_policy import is_nearer
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
@@ -273,7 +275,7 @@ class Gathering:
             log.debug("STUN server gave no address: %s", type(error).__name__)
             self._note_failure(server, error)
             return False
-        self._note(server.uri, ServerOutcome.OK)
+        self._note(server.uri, _given(host, address))
         base = protocol.local_candidate
         priority = candidate_priority(COMPONENT, "srflx", base.priority >> 8 & 0xFFFF)
         self._add(_candidate("srflx", host, port, priority, base=base.host))
@@ -303,8 +305,8 @@ class Gathering:
         except SERVER_ERRORS as error:
             self._log_no_relay(server, error)
             return False
-        self._note(server.uri, ServerOutcome.OK)
         host, port = protocol.transport.get_extra_info("sockname")
+        self._note(server.uri, _given(host, address))
         candidate = _candidate("relay", host, port, candidate_priority(COMPONENT, "relay"))
         protocol.local_candidate = candidate
         self._owner.add_protocol(protocol)
@@ -332,6 +334,12 @@ def _candidate(kind: str, host: str, port: int, priority: int, *, base: str | No
         related_address=related,
         related_port=None if related is None else 9,
     )
+
+
+def _given(host: str, server: Address) -> ServerOutcome:
+    """What it means that a server gives an address."""
+    nearer = is_nearer(ip_address(host), ip_address(server[0]))
+    return ServerOutcome.PRIVATE if nearer else ServerOutcome.OK
 
 
 def _version(host: str) -> int:

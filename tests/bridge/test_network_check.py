@@ -116,7 +116,10 @@ async def test_servers_of_the_homeserver_are_asked() -> None:
         silent.bind(("127.0.0.1", 0))
         uri = f"turn:127.0.0.1:{silent.getsockname()[1]}?transport=udp"
         ((level, what), unusable) = await found(Homeserver(uri, "stuns:server.test"))
-    assert (level, what) == (Level.FAIL, f"no TURN server gives a relayed address: {uri} does not answer")
+    assert (level, what) == (
+        Level.FAIL,
+        f"no TURN server gives a relayed address that others can reach: {uri} does not answer",
+    )
     assert unusable == (Level.WARN, "stuns:server.test cannot be used")
 
 

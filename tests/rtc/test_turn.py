@@ -27,6 +27,7 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
 from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
+from mxrtc_bridge.rtc.interfaces import default_addresses
 from mxrtc_bridge.rtc.turn import outcome_of
 from tests.certificates import make_certificate
 from tests.rtc.peers import ANYWHERE, Pair, answer_of, make_peer, offer_of
@@ -37,25 +38,35 @@ TURNSERVER = shutil.which("turnserver") or "/usr/bin/turnserver"
 
 pytestmark = pytest.mark.real
 
+IPV4 = [str(address) for address in default_addresses() if address.version == 4]
+
 
 @dataclass(frozen=True)
 class Coturn:
     port: int
     process: asyncio.subprocess.Process
+    host: str = "127.0.0.1"
 
     def plan(self, transport: str = "udp", credential: str = "secret", *, stun: bool = False) -> ServerPlan:
         return ServerPlan(
-            stun=(StunServer("127.0.0.1", self.port),) if stun else (),
-            turn=(TurnServer("127.0.0.1", self.port, transport, False, "user", credential),),
+            stun=(StunServer(self.host, self.port),) if stun else (),
+            turn=(TurnServer(self.host, self.port, transport, False, "user", credential),),
         )
 
 
 @pytest_asyncio.fixture
 async def coturn(tmp_path: FilePath) -> AsyncIterator[Coturn]:
+    async with running_coturn(tmp_path) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running_coturn(tmp_path: FilePath, host: str = "127.0.0.1") -> AsyncIterator[Coturn]:
+    """A server that is reached at ``host``, and relays from loopback."""
     port = free_range(1)
     options = [
         "-n",
-        "--listening-ip=127.0.0.1",
+        f"--listening-ip={host}",
         "--relay-ip=127.0.0.1",
         f"--listening-port={port}",
         "--lt-cred-mech",
@@ -76,19 +87,19 @@ async def coturn(tmp_path: FilePath) -> AsyncIterator[Coturn]:
         TURNSERVER, *options, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, cwd=tmp_path
     )
     try:
-        await _listening(port)
-        yield Coturn(port, process)
+        await _listening(host, port)
+        yield Coturn(port, process, host)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)
         await process.wait()
 
 
-async def _listening(port: int) -> None:
+async def _listening(host: str, port: int) -> None:
     async with asyncio.timeout(10):
         while True:
             with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                _, writer = await asyncio.open_connection(host, port)
                 writer.close()
                 await writer.wait_closed()
                 return
@@ -280,6 +291,12 @@ async def test_refused_credentials_are_told_from_a_relay(coturn: Coturn) -> None
     server = coturn.plan("tcp", "wrong").turn[0]
     assert await outcome(server) is ServerOutcome.CREDENTIALS
     assert await outcome(replace(server, credential="secret")) is ServerOutcome.OK
+
+
+@pytest.mark.skipif(not IPV4, reason="needs an address besides loopback")
+async def test_server_that_does_not_know_its_outer_address_is_told_from_one_that_does(tmp_path: FilePath) -> None:
+    async with running_coturn(tmp_path, IPV4[0]) as coturn:
+        assert await outcome(coturn.plan().turn[0]) is ServerOutcome.PRIVATE
 
 
 async def test_relay_over_tls_behind_dead_servers_comes_with_the_default_policy(

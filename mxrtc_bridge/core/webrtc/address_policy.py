@@ -111,6 +111,20 @@ class AddressPolicy:
         return None
 
 
+def is_nearer(address: IpAddress, other: IpAddress) -> bool:
+    """Whether ``address`` can be reached from less of the world than ``other``: a machine, a site, or the internet."""
+    return _reach(address) < _reach(other)
+
+
+def _reach(address: IpAddress) -> int:
+    match AddressPolicy().check(address, DEFAULT_MIN_PORT):
+        case None:
+            return 2
+        case "private":
+            return 1
+    return 0
+
+
 def _fixed_reason(address: IpAddress) -> str | None:
     for reason, networks in _ALWAYS_REFUSED:
         if _lies_in(address, networks):

@@ -30,6 +30,8 @@ class ServerOutcome(Enum):
     """It does not accept the user name and password that the homeserver or the configuration gives."""
     QUOTA = "quota"
     """It has no more relayed addresses, for this user or at all."""
+    PRIVATE = "private address"
+    """It gave an address that can only be used nearer to it than it is itself: it is behind a NAT and does not know."""
     FAILED = "failed"
     """Something else; :attr:`ServerAttempt.detail` says what."""
 

@@ -23,11 +23,18 @@ _WORDS = {
     ServerOutcome.QUOTA: "is full, or has given this user all that it may have",
 }
 
+_PRIVATE = {
+    True: "relays from an address that few can reach, as it does not know its public one (external-ip of coturn)",
+    False: "sees this machine at an address that few can reach: a NAT or a container's proxy in front of it hides ours",
+}
+
 _SHORT = {ServerOutcome.PENDING: "no answer yet", ServerOutcome.QUOTA: "full"}
 
 
 def outcome_words(attempt: ServerAttempt) -> str:
     """What one server did, to stand behind its name."""
+    if attempt.outcome is ServerOutcome.PRIVATE:
+        return _PRIVATE[attempt.relays]
     return _WORDS.get(attempt.outcome) or f"fails: {attempt.detail or 'it does not say why'}"
 
 

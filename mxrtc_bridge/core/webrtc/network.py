@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mxrtc_bridge.core.webrtc.gathering_report import ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.gathering_words import outcome_words
 
-_ANSWERED = frozenset({ServerOutcome.OK, ServerOutcome.CREDENTIALS, ServerOutcome.QUOTA})
+_ANSWERED = frozenset({ServerOutcome.OK, ServerOutcome.PRIVATE, ServerOutcome.CREDENTIALS, ServerOutcome.QUOTA})
 """Outcomes that only a server can have which has heard us, and whom we have heard."""
 
 
@@ -54,7 +54,7 @@ class Network:
 
     @property
     def relays(self) -> bool:
-        """Whether any TURN server gives a relayed address."""
+        """Whether any TURN server gives a relayed address that others can reach."""
         return any(each.works and each.attempt.relays for each in self.servers)
 
     @property

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, canonical
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, canonical, is_nearer
 
 DEFAULT = AddressPolicy()
 OPEN = AddressPolicy(private=True, loopback=True)
@@ -134,6 +134,28 @@ def test_policy_bounds_the_port(port: int, reason: str | None) -> None:
 def test_policy_never_accepts_port_zero_even_when_the_lowest_port_is_zero() -> None:
     assert AddressPolicy(min_port=0).check(ip_address("8.8.8.8"), 0) == "port"
     assert AddressPolicy(min_port=0).check(ip_address("8.8.8.8"), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "other", "nearer"),
+    [
+        ("10.0.0.3", "8.8.8.8", True),
+        ("127.0.0.1", "8.8.8.8", True),
+        ("127.0.0.1", "10.0.0.3", True),
+        ("0.0.0.0", "192.168.1.2", True),
+        ("fd00::3", "2a00::1", True),
+        ("10.0.0.3", "2a00::1", True),
+        ("172.17.0.1", "192.168.1.2", False),
+        ("100.64.0.1", "10.0.0.3", False),
+        ("8.8.8.8", "2a00::1", False),
+        ("8.8.8.8", "127.0.0.1", False),
+        ("8.8.4.4", "64:ff9b::808:808", False),
+    ],
+)
+def test_address_of_a_machine_or_a_site_is_nearer_than_one_of_the_internet(
+    address: str, other: str, nearer: bool
+) -> None:
+    assert is_nearer(ip_address(address), ip_address(other)) is nearer
 
 
 def test_allow_excepts_a_network_from_the_private_rule_in_every_form() -> None:

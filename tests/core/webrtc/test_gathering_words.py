@@ -44,6 +44,12 @@ def test_a_server_that_relays_is_not_blamed() -> None:
     assert TURN not in said
 
 
+def test_a_server_behind_a_nat_that_it_does_not_know_is_told_with_the_remedy() -> None:
+    assert words(ServerAttempt(TURN, ServerOutcome.PRIVATE)) == f"no TURN server relays them (private address: {TURN})"
+    assert "external-ip" in outcome_words(ServerAttempt(TURN, ServerOutcome.PRIVATE))
+    assert "external-ip" not in outcome_words(ServerAttempt("stun:turn.example.org:3478", ServerOutcome.PRIVATE))
+
+
 def test_the_sentence_has_an_end() -> None:
     said = words(*(ServerAttempt(f"turn:{number}", ServerOutcome.QUOTA) for number in range(MAX_NAMED + 2)))
     assert said.endswith("(full: turn:0, turn:1, turn:2 and 2 more)")

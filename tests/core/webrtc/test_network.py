@@ -25,6 +25,7 @@ OK, SILENT = ServerOutcome.OK, ServerOutcome.TIMED_OUT
         ({UDP: SILENT, TCP: SILENT, TLS: OK}, False, True, True, "relayed, as no server answers by UDP"),
         ({UDP: SILENT, TLS: ServerOutcome.CERTIFICATE}, False, False, False, "no call works from this network"),
         ({UDP: ServerOutcome.CREDENTIALS}, True, False, True, "where a direct path exists"),
+        ({UDP: ServerOutcome.PRIVATE}, True, False, True, "where a direct path exists"),
         ({UDP: ServerOutcome.QUOTA}, True, False, True, "where a direct path exists"),
         ({TCP: SILENT}, None, False, True, "only a call shows"),
     ],
