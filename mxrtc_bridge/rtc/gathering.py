@@ -32,7 +32,7 @@ from mxrtc_bridge.rtc.happy_eyeballs import ADDRESS_HEAD_START_S, first_to_succe
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.interfaces import allowed_addresses, bind_udp, choose_addresses, local_addresses, shown_address
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.rtc.turn import SERVER_ERRORS, allocate, outcome_of, without_addresses
+from mxrtc_bridge.rtc.turn import SERVER_ERRORS, allocate, detail_of, outcome_of, without_addresses
 from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
 log = logging.getLogger(__name__)
@@ -242,8 +242,7 @@ class Gathering:
             self._attempts[uri] = ServerAttempt(uri, outcome, detail)
 
     def _note_failure(self, server: StunServer | TurnServer, error: BaseException) -> None:
-        outcome = outcome_of(error)
-        self._note(server.uri, outcome, without_addresses(error) if outcome is ServerOutcome.FAILED else "")
+        self._note(server.uri, outcome_of(error), detail_of(error))
 
     async def _ask_all_stun(self, hosts: list[GuardedStun]) -> None:
         async with asyncio.TaskGroup() as asking:

@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from aioice import stun, turn
 
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
+from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.rtc.datagrams import Address, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import TurnServer
 
@@ -188,6 +189,16 @@ def outcome_of(error: BaseException) -> ServerOutcome:
             return outcome
     unreachable = isinstance(error, OSError) and error.errno in _UNREACHABLE
     return ServerOutcome.UNREACHABLE if unreachable else ServerOutcome.FAILED
+
+
+def detail_of(error: BaseException) -> str:
+    """What the report says of a failure beside its outcome."""
+    match outcome_of(error):
+        case ServerOutcome.CERTIFICATE:
+            return certificate_fault(error)
+        case ServerOutcome.FAILED:
+            return without_addresses(error)
+    return ""
 
 
 def without_addresses(error: BaseException) -> str:

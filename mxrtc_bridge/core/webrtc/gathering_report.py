@@ -44,7 +44,7 @@ class ServerAttempt:
     """Without a secret, transport included: ``turns:turn.example.org:443?transport=tcp``."""
     outcome: ServerOutcome
     detail: str = ""
-    """For ``FAILED``: a short phrase without addresses, such as ``error 403``."""
+    """For ``FAILED`` and ``CERTIFICATE``: a short phrase without addresses, such as ``error 403``."""
 
     @property
     def relays(self) -> bool:

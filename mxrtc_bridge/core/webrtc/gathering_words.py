@@ -35,7 +35,10 @@ def outcome_words(attempt: ServerAttempt) -> str:
     """What one server did, to stand behind its name."""
     if attempt.outcome is ServerOutcome.PRIVATE:
         return _PRIVATE[attempt.relays]
-    return _WORDS.get(attempt.outcome) or f"fails: {attempt.detail or 'it does not say why'}"
+    words = _WORDS.get(attempt.outcome)
+    if words is None:
+        return f"fails: {attempt.detail or 'it does not say why'}"
+    return f"{words}: {attempt.detail}" if attempt.detail else words
 
 
 def relay_words(report: GatheringReport) -> str:
@@ -46,12 +49,18 @@ def relay_words(report: GatheringReport) -> str:
         return f"{working[0]} gives this side a relayed address, and nothing of the other side comes through it either"
     by_outcome: dict[str, list[str]] = {}
     for each in asked:
-        by_outcome.setdefault(each.detail or _SHORT.get(each.outcome, each.outcome.value), []).append(each.uri)
+        by_outcome.setdefault(_fault(each), []).append(each.uri)
     if report.unusable:
         by_outcome["cannot be used"] = list(report.unusable)
     if not by_outcome:
         return NO_TURN
     return f"no TURN server relays them ({'; '.join(f'{why}: {_listed(uris)}' for why, uris in by_outcome.items())})"
+
+
+def _fault(attempt: ServerAttempt) -> str:
+    if attempt.outcome is ServerOutcome.CERTIFICATE and attempt.detail:
+        return f"{attempt.outcome.value}, {attempt.detail}"
+    return attempt.detail or _SHORT.get(attempt.outcome, attempt.outcome.value)
 
 
 def _listed(uris: list[str]) -> str:

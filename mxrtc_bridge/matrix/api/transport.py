@@ -49,6 +49,7 @@ from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, Homeserver
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
+from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.silent_path import Sockets
 
@@ -212,8 +213,7 @@ def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix:
 
 
 def _certificate(error: BaseException) -> str:
-    why = getattr(error, "verify_message", None)
-    return f"its certificate is not accepted: {presentable(str(why or 'no reason is given')[:120])}"
+    return f"its certificate is not accepted: {certificate_fault(error)}"
 
 
 def _tls(error: BaseException) -> str:

@@ -31,6 +31,13 @@ def test_each_server_is_named_with_what_it_did() -> None:
     assert said == f"no TURN server relays them (timed out: {TURN}; certificate not trusted: {TURNS})"
 
 
+def test_a_certificate_is_told_with_its_fault() -> None:
+    attempt = ServerAttempt(TURNS, ServerOutcome.CERTIFICATE, "certificate has expired")
+    said = words(attempt)
+    assert said == f"no TURN server relays them (certificate not trusted, certificate has expired: {TURNS})"
+    assert outcome_words(attempt).endswith("that this machine does not trust: certificate has expired")
+
+
 def test_servers_with_the_same_fault_are_named_together() -> None:
     others = ("turn:a.example.org:3478?transport=tcp", "turn:b.example.org:3478?transport=tcp")
     refused = [ServerAttempt(uri, ServerOutcome.CREDENTIALS) for uri in others]
