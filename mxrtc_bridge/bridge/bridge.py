@@ -294,18 +294,32 @@ class Bridge:
         """By room; those by devices are first, as nothing must be read for them, then those of rooms that are read."""
         for record in sorted(leftovers, key=lambda each: not isinstance(each.route, DevicePair)):
             left.setdefault(None if isinstance(record.route, DevicePair) else record.route, []).append(record)
+        rounds, away = 0, set[str]()
+        failed: dict[RoomId | None, None] = {}
+        """Where something could not be said, the oldest failure first."""
 
         async def hang_up(room: RoomId | None) -> None:
             if room is not None:
                 await outlive("a room of leftover calls is not read yet", lambda: self.calls.peers.settled(room))
             # Nothing can be said in a room before it is read: its calls would be taken for hung up, and never be.
-            if room not in unread:
-                await self.calls.manager.hang_up_leftovers(left.pop(room))
+            if room in unread:
+                return
+            skipped, in_vain = await self.calls.manager.hang_up_leftovers(left.pop(room), away)
+            if skipped or in_vain:
+                left[room] = [*skipped, *in_vain]
+            if in_vain:
+                failed.pop(room, None)
+                failed[room] = None
 
         while left:
-            await each(sorted(left, key=lambda room: room in unread), hang_up, ROOMS_AT_ONCE)
+            away.clear()
+            new = [room for room in left if room not in failed]
+            await each(sorted(new, key=lambda room: room in unread), hang_up, ROOMS_AT_ONCE)
+            # By turns, as one that fails has the others of its server wait for the next round.
+            await each([room for room in failed if room in left and room not in new], hang_up, 1)
+            rounds += 1
             if left:
-                await asyncio.sleep(self.basis.pace.leftovers_s)
+                await asyncio.sleep(self.basis.pace.leftovers.pause_s(rounds))
 
     async def _wind_down(self) -> None:
         """Take nothing new, say goodbye, and let the events that are being handled end; all within some seconds."""

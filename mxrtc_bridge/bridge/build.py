@@ -35,6 +35,7 @@ from mxrtc_bridge.bridge.devices.verification_intake import VerificationIntake
 from mxrtc_bridge.bridge.file_services import FileServices
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.grants import GrantTable
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import PartyId, UserId
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
@@ -70,8 +71,8 @@ class Pace:
     """Between two questions to the homeserver about one room."""
     housekeeping_s: float = 3600.0
     ping_retry_s: float = PING_RETRY_S
-    leftovers_s: float = 30.0
-    """Until calls of the last run are tried again whose rooms could not be read."""
+    leftovers: Backoff = field(default_factory=lambda: Backoff(5.0, 60.0))
+    """Until calls of the last run are tried again whose rooms could not be read, or in which nothing could be said."""
     commands_per_minute: int = COMMANDS_PER_MINUTE
 
 

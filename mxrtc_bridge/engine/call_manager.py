@@ -146,8 +146,6 @@ class CallManager:
         """Sessions that have begun, and what ends them from outside."""
         self._call_counts = LiveCalls(settings.limits, settings.own_server)
         self._invites = _rate_limit(settings)
-        self._away: set[str] = set()
-        """Servers whose users cannot be told now of leftover calls, be it they or our homeserver that do not answer."""
         self._busy_answers = RateLimit(BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER, settings.own_server)
         self._strangers = RateLimit(STRANGERS_A_MINUTE, STRANGERS_A_MINUTE)
         self._at_limit = RateLimitedLog(log, clock.monotonic, period_s=LIMIT_LOG_S)
@@ -177,20 +175,37 @@ class CallManager:
         """The calls that the last run left open; to be asked for before the first new call."""
         return await self._directory.open_calls()
 
-    async def hang_up_leftovers(self, records: Sequence[CallRecord]) -> None:
-        """Hang up calls that the last run left open, so that no client waits for a dead session."""
+    async def hang_up_leftovers(
+        self, records: Sequence[CallRecord], away: set[str]
+    ) -> tuple[list[CallRecord], list[CallRecord]]:
+        """Hang up calls that the last run left open, so that no client waits for a dead session.
+
+        Args:
+            records: the calls, by turns.
+            away: servers whose users cannot be told now, be it they or our homeserver that do not answer; is added to.
+
+        Returns:
+            Those that are still open, to be tried again a moment later with an empty ``away``: those that have not had
+            their turn, and those that failed, which must not keep the others from it by failing again.
+        """
+        skipped: list[CallRecord] = []
+        failed: list[CallRecord] = []
 
         async def hang_up(record: CallRecord) -> None:
             server = server_of(record.remote)
-            if server in self._away:
-                return  # it would only wait as well; the next start does it
+            if server in away:
+                skipped.append(record)  # it would only wait as well
+                return
             hangup = Hangup(record.call_id, record.party_id, Version.V1, "unknown_error")
             try:
                 await self._signaller.send(record.route, record.local, hangup, step="hangup")
             except (HomeserverError, LocalError) as error:
-                log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
+                self._seldom.warning(
+                    record.remote, "! leftover call %s could not be hung up: %s", record.call_id, error
+                )
                 if isinstance(error, HomeserverError) and error.retryable:
-                    self._away.add(server)
+                    away.add(server)
+                    failed.append(record)
                     return
             except Exception as error:  # noqa: BLE001 - a defect with one call leaves no other open
                 self._seldom.exception(record.remote, "! a leftover call could not be hung up", error=error)
@@ -202,6 +217,7 @@ class CallManager:
                 self._seldom.warning(record.remote, "! the end of call %s was not stored: %s", record.call_id, error)
 
         await each(records, hang_up, HANG_UPS_AT_A_TIME)
+        return skipped, failed
 
     async def receive(self, event: CallEvent, local: UserId) -> None:
         """Take one call event of a room that ``local`` is in; events of a room must come in order."""

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from tests.bridge.homeserver import FakeHomeserver
 from tests.storage.conftest import closable, postgres_url, url
 from tests.virtual_time import VirtualLoop
 
 __all__ = ["closable", "postgres_url", "url"]
+
+
+@pytest_asyncio.fixture
+async def homeserver(tmp_path: Path) -> AsyncIterator[FakeHomeserver]:
+    async with FakeHomeserver(tmp_path) as server:
+        yield server
 
 
 def pytest_asyncio_loop_factories(

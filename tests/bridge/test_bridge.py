@@ -8,11 +8,9 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.build import Pace
@@ -22,9 +20,8 @@ from mxrtc_bridge.bridge.file_services import FileServices
 from mxrtc_bridge.bridge.reload import Reload
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.inbox import WaitingCount
-from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
 from mxrtc_bridge.matrix.inbox.incoming import read_arrival
@@ -36,12 +33,6 @@ from tests.test_architecture import PACKAGE, ROOT
 from tests.waiting import until
 
 UNUSABLE = "v=0\r\n"
-
-
-@pytest_asyncio.fixture
-async def homeserver(tmp_path: Path) -> AsyncIterator[FakeHomeserver]:
-    async with FakeHomeserver(tmp_path) as server:
-        yield server
 
 
 USUAL = Pace()
@@ -238,55 +229,6 @@ async def test_calls_are_taken_before_all_rooms_are_read_and_nothing_is_said_in_
         with pytest.raises(HomeserverError, match="before it is known who is in it"):
             await bridge.devices.outbox.send_notice(RoomId(other), UserId(PEER), "hello", key="1")
         assert [kind for kind, _ in homeserver.sent] == ["m.call.reject"]
-
-
-async def test_call_of_the_last_run_is_hung_up_in_a_room_that_is_read_for_it(homeserver: FakeHomeserver) -> None:
-    rooms = [f"!room{number}:example.org" for number in range(30)]
-    homeserver.members |= {room: [ALICE, PEER] for room in rooms}
-    async with open_stores(homeserver.config().database) as stores:
-        record = CallRecord(RoomId(rooms[-1]), CallId("c"), UserId(PEER), UserId(ALICE), PartyId("p"))
-        assert await stores.calls.claim(record, EventId("$invite"), 0)
-    async with running(homeserver, rooms_read=False):
-        await until(lambda: homeserver.sent)
-        assert [kind for kind, _ in homeserver.sent] == ["m.call.hangup"]
-
-
-async def test_calls_of_the_last_run_wait_for_no_room_but_their_own(homeserver: FakeHomeserver) -> None:
-    """Nobody says who is in some rooms; the calls in the others are hung up meanwhile."""
-    rooms = [f"!room{number}:example.org" for number in range(6)]
-    homeserver.members |= {room: [ALICE, PEER] for room in rooms}
-    homeserver.silent.update(rooms[:2])
-    async with open_stores(homeserver.config().database) as stores:
-        for number, room in enumerate(rooms):
-            record = CallRecord(RoomId(room), CallId(f"c{number}"), UserId(PEER), UserId(ALICE), PartyId("p"))
-            assert await stores.calls.claim(record, EventId(f"$invite{number}"), 0)
-    async with running(homeserver, rooms_read=False) as (bridge, _stores, _reload):
-        await until(lambda: len(homeserver.sent) == 4)
-        assert {content["call_id"] for _, content in homeserver.sent} == {"c2", "c3", "c4", "c5"}
-        assert set(bridge.access.index.unread) == set(rooms[:2])
-
-
-@pytest.mark.parametrize("stays_away", [True, False])
-async def test_call_of_the_last_run_in_a_room_that_cannot_be_read_yet_stays_open_until_it_is_hung_up(
-    homeserver: FakeHomeserver, stays_away: bool
-) -> None:
-    homeserver.members[ROOM] = [ALICE, PEER]
-    homeserver.misled.add("joined_members")
-    record = CallRecord(RoomId(ROOM), CallId("c"), UserId(PEER), UserId(ALICE), PartyId("p"))
-    async with open_stores(homeserver.config().database) as stores:
-        assert await stores.calls.claim(record, EventId("$invite"), 0)
-    async with running(homeserver, Pace(leftovers_s=0.05), rooms_read=False) as (_bridge, stores, _reload):
-        await until(lambda: sum("joined_members" in each for each in homeserver.asked) >= 4)
-        assert homeserver.sent == []
-        if not stays_away:
-            homeserver.misled.clear()
-            await until(lambda: homeserver.sent)
-            assert [kind for kind, _ in homeserver.sent] == ["m.call.hangup"]
-            # It is noted once it has been said.
-            while await stores.calls.open_calls():
-                await asyncio.sleep(0.01)
-    async with open_stores(homeserver.config().database) as stores:
-        assert await stores.calls.open_calls() == ([record] if stays_away else [])
 
 
 async def test_housekeeping_that_fails_is_said_and_done_again(

@@ -593,7 +593,7 @@ async def test_connected_call_outlives_the_homeserver(bridge: Bridge) -> None:
 async def test_calls_of_the_last_run_are_hung_up_at_the_start(bridge: Bridge) -> None:
     record = CallRecord(ROOM, CallId("old"), PEER, ALICE, PartyId("then"))
     await bridge.claim(record, EventId("$old"), 0)
-    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers(), set())
     assert bridge.sent == [Hangup(CallId("old"), PartyId("then"), Version.V1, "unknown_error")]
     assert bridge.ended == {CallId("old"): "restart"}
     # What it has left in the room may go, the hangup included.

@@ -127,26 +127,33 @@ async def test_call_that_is_cancelled_without_a_goodbye_is_hung_up_by_the_next_r
         await bridge.invite()
         await bridge.until(connected(bridge))
     assert list(bridge.open) == ["c1"]
-    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers(), set())
     assert isinstance(bridge.sent[-1], Hangup)
     assert bridge.open == {}
 
 
-async def test_leftovers_wait_for_the_next_start_when_the_homeserver_goes_away_again(
+async def test_leftovers_are_tried_again_in_turns_when_the_homeserver_goes_away_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bridge, asked = Bridge(), []
-    for name in ("one", "two"):
+    bridge, asked, away = Bridge(), list[str](), set[str]()
+    for name in ("one", "two", "three"):
         await bridge.claim(CallRecord(ROOM, CallId(name), PEER, ALICE, PartyId("then")), EventId(f"${name}"), 0)
 
-    async def away(*_: object, **__: object) -> None:
-        asked.append(1)
+    async def fail(_route: object, _local: object, message: Hangup, *, step: str) -> None:
+        asked.append(message.call_id)
         raise HomeserverError("the homeserver is away")
 
-    monkeypatch.setattr(bridge, "send", away)
-    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
-    assert len(asked) == 1
-    assert len(bridge.open) == 2
+    def names(records: list[CallRecord]) -> list[str]:
+        return [record.call_id for record in records]
+
+    monkeypatch.setattr(bridge, "send", fail)
+    skipped, failed = await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers(), away)
+    assert (asked, names(skipped), names(failed), away) == (["one"], ["two", "three"], ["one"], {"example.org"})
+    skipped, failed = await bridge.manager.hang_up_leftovers([*skipped, *failed], set())
+    assert (asked, names(skipped), names(failed)) == (["one", "two"], ["three", "one"], ["two"])
+    monkeypatch.undo()
+    assert await bridge.manager.hang_up_leftovers([*skipped, *failed], set()) == ([], [])
+    assert bridge.open == {}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,7 @@ async def test_leftover_that_cannot_be_hung_up_keeps_no_other_open(
             raise failure
 
     monkeypatch.setattr(bridge, "send", send)
-    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers(), set())
     assert list(bridge.open) == left
 
 
@@ -177,7 +184,7 @@ async def test_leftover_in_a_room_that_was_left_is_closed(monkeypatch: pytest.Mo
         raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
 
     monkeypatch.setattr(bridge, "send", forbidden)
-    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers(), set())
     assert bridge.open == {}
 
 
