@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.matrix.api.reach import Reach
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy
 
-HOMESERVER = "the homeserver"
+HOMESERVER = Reach.ANSWER.value
 """What is waited for, unless somebody says otherwise."""
 FIRST_TOLD_S = 1.5
 TOLD_EVERY_S = 8.0
@@ -36,21 +37,31 @@ class Waiting:
         self.timeout_s = timeout_s
         self.cause: HomeserverError | None = None
         """Why the homeserver did not answer last, as long as it is waited for."""
-        self.step = HOMESERVER
-        """What is waited for."""
+        self._step = HOMESERVER
+        self._reach = Reach.ANSWER
         self._report = report
+
+    @property
+    def step(self) -> str:
+        """What is waited for: as long as the homeserver is not reached, what it takes to do so."""
+        homeserver = self._step.startswith(HOMESERVER)
+        return self._reach.value if homeserver and self._reach is not Reach.ANSWER else self._step
 
     @property
     def patience(self) -> RequestPolicy:
         """How to ask the homeserver."""
-        return RequestPolicy(RetryPolicy(self.timeout_s, failing_s=FAILING_S), self.timeout_s, self._change)
+        retry = RetryPolicy(self.timeout_s, failing_s=FAILING_S)
+        return RequestPolicy(retry, self.timeout_s, self._change, self._reached)
 
     def waits_for(self, what: str) -> None:
         """From now on this is waited for."""
-        self.step = what
+        self._step = what
 
     def _change(self, error: HomeserverError | None) -> None:
         self.cause = error
+
+    def _reached(self, reach: Reach) -> None:
+        self._reach = reach
 
     @contextlib.asynccontextmanager
     async def limited(self) -> AsyncIterator[None]:

@@ -104,7 +104,7 @@ async def loaded_by(program: str, folder: Path, *arguments: str, code: int) -> s
         (["--help"], 0, set()),
         (["status"], 2, HTTP),
         (["devices"], 2, HTTP | DEVICES),
-        (["ping", "build"], 2, HTTP | DEVICES | CALLS),
+        (["ping", "build"], 2, HTTP | DEVICES),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -11,6 +11,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.matrix.api.reach import Reach
 from tests.virtual_time import run
 
 REFUSED = HomeserverError("the homeserver cannot be reached: connection refused")
@@ -64,6 +65,33 @@ def test_what_is_known_is_told_and_kept_and_forgotten_when_it_has_passed() -> No
     run(story())
     assert said.all[0] == (1.5, "waiting for the homeserver (the homeserver cannot be reached: connection refused)")
     assert said.all[-1][1] == "waiting for the homeserver"
+
+
+@pytest.mark.parametrize(
+    ("reach", "words"),
+    [
+        (Reach.NAME, "a resolver to say where the homeserver is"),
+        (Reach.CONNECTION, "the homeserver to take a connection"),
+        (Reach.ANSWER, "the homeserver"),
+    ],
+)
+def test_who_is_silent_on_the_way_to_the_homeserver_is_named(reach: Reach, words: str) -> None:
+    said = Said()
+
+    async def waits(waiting: Waiting) -> None:
+        async with waiting.limited():
+            waiting.patience.on_reach(reach)
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        waiting = Waiting(said, 8)
+        with pytest.raises(ClientError, match=f"^no answer within 8 seconds; waited for {words}$"):
+            await waits(waiting)
+        waiting.waits_for("the peer")
+        assert waiting.step == "the peer"
+
+    run(story())
+    assert said.all == [(1.5, f"waiting for {words}")]
 
 
 def test_what_ends_by_itself_says_nothing_and_a_time_limit_of_others_is_theirs() -> None:

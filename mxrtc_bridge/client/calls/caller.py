@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import importlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,8 +53,6 @@ from mxrtc_bridge.matrix.api.sync import SyncStream
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectFailure, DirectRoomError, DirectRooms
-from mxrtc_bridge.rtc.certificates import NoCertificates
-from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.interfaces import choose_addresses, local_addresses
 from mxrtc_bridge.rtc.settings import RtcSettings
 
@@ -63,6 +63,10 @@ INVITE_LIFETIME_MS = 30_000
 
 GOODBYE_S = 3.0
 """How long hanging up in order may take."""
+
+LOADS_AFTER_S = 0.05
+"""How long the homeserver has before what makes a connection is loaded, a quarter of all that is: where it is not
+there, that is said sooner, and where it is far away, it is waited for meanwhile."""
 
 TRIES = 3
 """Calls by devices that are placed, where the answer to the one before could not be read."""
@@ -140,12 +144,13 @@ class Caller:
         """That of the call, as long as there is one."""
         self._syncing: asyncio.Task[None] | None = None
         self._turn: asyncio.Task[tuple[IceServer, ...]] | None = None
+        self._loading: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Caller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [task for task in (self._syncing, self._turn) if task is not None]
+        tasks = [task for task in (self._syncing, self._turn, self._loading) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -302,6 +307,9 @@ class Caller:
 
     def _begin(self, peer: UserId, route: CallRoute, send: Send, *, device: DeviceIdentity | None = None) -> _Placed:
         call_id = CallId(secrets.token_urlsafe(16))
+        from mxrtc_bridge.rtc.certificates import NoCertificates  # noqa: PLC0415
+        from mxrtc_bridge.rtc.factory import AiortcPeerFactory  # noqa: PLC0415
+
         lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
         addresses = AddressPolicy(private=True, loopback=lo)
         settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
@@ -389,7 +397,8 @@ class Caller:
             raise placed.connection.without_path(self.name_of(peer))
         if placed.outgoing.invited:
             raise self._unanswered(peer, "a room" if placed.connection.device is None else "its device")
-        raise self._waiting.too_long(HOMESERVER)
+        self._waiting.waits_for(HOMESERVER)
+        raise self._waiting.too_long(self._waiting.step)
 
     def _want_turn(self) -> None:
         """Have TURN credentials fetched, if that is not under way."""
@@ -397,6 +406,14 @@ class Caller:
             self._turn = asyncio.create_task(self._homeserver.turn_server(), name="turn-credentials")
             # Whether anybody asks for the result depends on how far the call gets.
             self._turn.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._loading = asyncio.create_task(self._load(self._turn), name="loading")
+
+    async def _load(self, turn: asyncio.Task[tuple[IceServer, ...]]) -> None:
+        """Load what makes a connection, unless the homeserver is known not to be there."""
+        await asyncio.wait([turn], timeout=LOADS_AFTER_S)
+        if self._waiting.cause is None and not (turn.done() and turn.exception() is not None):
+            importlib.import_module("mxrtc_bridge.rtc.factory")
+            gc.freeze()
 
     async def _find_room(self, peer: UserId) -> RoomId:
         """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""

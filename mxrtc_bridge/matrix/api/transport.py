@@ -13,6 +13,7 @@ One file: what a failure is called, and whether and how long another attempt is 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import math
@@ -40,6 +41,7 @@ from aiohttp import (
     ServerDisconnectedError,
     TCPConnector,
     TooManyRedirects,
+    TraceConfig,
 )
 from yarl import URL
 
@@ -51,6 +53,7 @@ from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.matrix.api.path import ApiPath
+from mxrtc_bridge.matrix.api.reach import Progress, Reach
 from mxrtc_bridge.matrix.api.silent_path import Sockets
 
 log = logging.getLogger(__name__)
@@ -112,7 +115,7 @@ class RetryPolicy:
         return wait if spent_s + wait <= budget_s else None
 
 
-def _nothing(_error: HomeserverError | None) -> None:
+def _nothing(_news: object) -> None:
     """Whom nobody asked to be told."""
 
 
@@ -127,6 +130,8 @@ class RequestPolicy:
     on_change: Callable[[HomeserverError | None], None] = _nothing
     """Told of each attempt that failed and is repeated (the error), and of the one that succeeds after it (None); must
     not block and not raise."""
+    on_reach: Callable[[Reach], None] = _nothing
+    """Told of each step that a request waits for; must not block and not raise."""
 
 
 class _FailedError(HomeserverError):
@@ -265,6 +270,31 @@ def _failure(error: Exception) -> _FailedError:
     return _FailedError(f"the homeserver cannot be reached: {type(error).__name__}", again=False)
 
 
+def _is_address(host: str | None) -> bool:
+    try:
+        ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _traced(progress: Progress) -> TraceConfig:
+    def calling(step: Callable[[], None]) -> Callable[..., Awaitable[None]]:
+        async def call(*_: object) -> None:
+            step()
+
+        return call
+
+    config = TraceConfig()
+    config.on_connection_create_start.append(calling(progress.connecting))
+    config.on_dns_resolvehost_start.append(calling(progress.resolving))
+    config.on_dns_resolvehost_end.append(calling(progress.resolved))
+    config.on_dns_cache_hit.append(calling(progress.known))
+    config.on_connection_create_end.append(calling(progress.connected))
+    config.on_connection_reuseconn.append(calling(progress.connected))
+    return config
+
+
 class Transport:
     """Sends requests with one access token. Must be made inside a running event loop, and closed."""
 
@@ -301,11 +331,13 @@ class Transport:
         self.clock_offset_s: float | None = None
         """By how many seconds the homeserver's clock is ahead of ours, to the second, by what it last answered."""
         self._sockets = Sockets()
+        self._progress = Progress(not _is_address(self._base_url.raw_host), policy.on_reach)
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
             connector=TCPConnector(socket_factory=self._sockets.make),
             headers={"User-Agent": f"mxrtc-bridge/{__version__}"},
             cookie_jar=DummyCookieJar(),
+            trace_configs=[_traced(self._progress)],
         )
         self._max_answer_bytes = max_answer_bytes
         self._max_redirects = 0
@@ -396,7 +428,7 @@ class Transport:
         except _FailedError:
             raise
         except TimeoutError as error:
-            failure = _FailedError(f"the homeserver did not answer within {timeout_s:g} seconds")
+            failure = _FailedError(self._progress.reach.silence(timeout_s))
             failure.silent = True
             raise failure from error
         except Exception as error:
