@@ -28,7 +28,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.access.peer_names import PeerName
-from mxrtc_bridge.core.bounds.backoff import Backoff
+from mxrtc_bridge.core.bounds.backoff import LONGEST_ASKED_S, Backoff
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.stream.events import StreamFinished
@@ -59,11 +59,11 @@ def pause_s(failures: int) -> float:
 
 
 async def wait_to_call_again(
-    report: Report, error: ClientError, failures: int, pause: Callable[[int], float] = pause_s
+    report: Report, error: ClientError, failures: int, pause: Callable[[int], float] = pause_s, asked_s: float = 0.0
 ) -> None:
-    """Say that the connection is lost, and wait for the next call."""
+    """Say that the connection is lost, and wait for the next call, or as long as the homeserver asks for."""
     report.say("lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code))
-    await asyncio.sleep(pause(failures))
+    await asyncio.sleep(max(pause(failures), min(asked_s, LONGEST_ASKED_S)))
 
 
 def _checked_defects(before: int, error: ClientError) -> int:
@@ -141,6 +141,7 @@ class Forwarding:
             try:
                 await self._listen(listeners, tasks)
                 while True:
+                    asked_s = 0.0
                     try:
                         async with self._caller.call(self._name.peer) as connection:
                             failures = 0
@@ -161,12 +162,12 @@ class Forwarding:
                         # Away at the same time as the bridge, as after a power cut: calling again is the remedy.
                         if not began or not failed.retryable:
                             raise
-                        error = ClientError(Exit.RETRY, str(failed))
+                        error, asked_s = ClientError(Exit.RETRY, str(failed)), failed.wait_s
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
                         raise error
                     defects = _checked_defects(defects, error)
                     failures = max(failures + 1, defects)
-                    await wait_to_call_again(self._report, error, failures, self._pause)
+                    await wait_to_call_again(self._report, error, failures, self._pause, asked_s)
             finally:
                 self._use(None)
                 for listener in listeners:

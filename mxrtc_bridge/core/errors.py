@@ -241,12 +241,14 @@ class HomeserverError(MxrtcError):
         status: the HTTP status, or 0 when the homeserver has not answered: nothing came, or a page that is none of
             Matrix, from a proxy or whatever else stands there for the moment.
         errcode: the Matrix error code (``M_FORBIDDEN``, ...), or an empty string.
+        wait_s: for how many seconds it is to be left alone, as we ask too often; 0 where it does not say so.
     """
 
-    def __init__(self, message: str, status: int = 0, errcode: str = "") -> None:
+    def __init__(self, message: str, status: int = 0, errcode: str = "", wait_s: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
         self.errcode = errcode
+        self.wait_s = wait_s
 
     @property
     def retryable(self) -> bool:

@@ -160,6 +160,18 @@ async def test_service_of_files_is_refused_before_anybody_connects(tmp_path: Pat
     assert "listening" not in bench.said.getvalue()
 
 
+async def test_homeserver_that_asks_for_a_pause_is_not_called_by_before_it_is_over(tmp_path: Path) -> None:
+    first, times, loop = Connection(), list[float](), asyncio.get_running_loop()
+    bench = Bench(tmp_path, first, HomeserverError("too often", 429, wait_s=0.3), Connection())
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        first.links.lost.set()
+        for calls in (2, 3):
+            await until(lambda calls=calls: bench.caller.calls == calls)  # type: ignore[misc]
+            times.append(loop.time())
+    assert times[1] - times[0] > 0.25
+
+
 async def test_lost_connection_is_made_again_although_the_homeserver_is_away_for_a_while(tmp_path: Path) -> None:
     first, second = Connection(), Connection()
     bench = Bench(tmp_path, first, AWAY, AWAY, ClientError(Exit.OFFLINE, "no answer"), second)

@@ -15,7 +15,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 
-from mxrtc_bridge.core.bounds.backoff import Backoff
+from mxrtc_bridge.core.bounds.backoff import LONGEST_ASKED_S, Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.set_within import set_within
@@ -75,7 +75,7 @@ async def wait_for_homeserver(
     Raises:
         HomeserverError: it refuses us, or the token; the remedy is in the message.
     """
-    failures, said = 0, ""
+    failures, said, asked_s = 0, "", 0.0
     while True:
         asking = asyncio.ensure_future(_ask(homeserver))
         try:
@@ -93,13 +93,14 @@ async def wait_for_homeserver(
                 said = str(error)
                 log.warning("waiting for the homeserver: %s", said)
             failures += 1
+            asked_s = error.wait_s
         else:
             if said:
                 log.info("the homeserver is there")
             return identity
         finally:
             asking.cancel()
-        await sleep(Backoff(first_s, longest_s).pause_s(failures))
+        await sleep(Backoff(first_s, longest_s).pause_s(failures, asked_s=asked_s))
 
 
 async def _ask(homeserver: QuietHomeserver) -> TokenOwner:
@@ -126,7 +127,7 @@ async def ping(homeserver: QuietHomeserver, appservice_id: str) -> int:
         hint = _PING_HINTS.get(error.errcode)
         if hint is None:
             raise
-        raise HomeserverError(f"{hint} ({error})", error.status, error.errcode) from error
+        raise HomeserverError(f"{hint} ({error})", error.status, error.errcode, error.wait_s) from error
 
 
 async def ping_loop(
@@ -174,7 +175,7 @@ async def ping_loop(
                 log.warning("the homeserver does not reach the bridge: %s", problem)
             if on_change is not None:
                 on_change(problem)
-        await sleep(every_s if reached else retry_s)
+        await sleep(every_s if problem is None else max(retry_s, min(problem.wait_s, LONGEST_ASKED_S)))
 
 
 class HomeserverReturn:

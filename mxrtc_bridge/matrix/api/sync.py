@@ -163,7 +163,7 @@ class SyncStream:
             log.info("the homeserver is lost: %s", error)
             if self._on_change is not None:
                 self._on_change(error)
-        await self._sleep(_BACKOFF.pause_s(self._failures, self._jitter()))
+        await self._sleep(_BACKOFF.pause_s(self._failures, self._jitter(), error.wait_s))
 
     def _found(self) -> None:
         if self._failures:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 from enum import Enum
 from http import HTTPMethod as Method
 from http import HTTPStatus
@@ -188,7 +188,7 @@ def _filled(what: str, status: int) -> _FailedError:
     return error
 
 
-def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix: bool) -> _FailedError:
+def _refusal(status: int, answer: object, headers: Mapping[str, str], *, of_matrix: bool) -> _FailedError:
     """Read a refusal. One without a Matrix error is a page of whatever stands before the homeserver.
 
     Whoever asks must not take that for the homeserver's word about a room, a user or itself: it has not answered.
@@ -207,9 +207,14 @@ def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix:
             f" without a Matrix error{_PAGES.get(status, '; is there a proxy that does not pass /_matrix/ on?')}"
         )
     asked_s = None
+    retry_after, date = headers.get("Retry-After"), headers.get("Date")
     # The header replaces retry_after_ms since Matrix 1.10; servers send one of them or both.
     if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
         asked_s = float(retry_after[:9])
+    elif retry_after is not None:  # a date, by the clock of whoever names it (RFC 9110 section 10.2.3)
+        with suppress(TypeError, ValueError, OverflowError):
+            now = parsedate_to_datetime(date or formatdate(usegmt=True))
+            asked_s = max((parsedate_to_datetime(retry_after) - now).total_seconds(), 0.0)
     if isinstance(asked_ms, int | float) and 0 <= asked_ms < 1e12:
         asked_s = asked_ms / 1000
     if of_matrix and not errcode and status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
@@ -470,7 +475,7 @@ class Transport:
             if not 200 <= response.status < 300:
                 # The search for a server asks any web server, which says by 404 alone that it has no such file.
                 of_matrix = self._max_redirects == 0
-                raise _refusal(response.status, answer, response.headers.get("Retry-After"), of_matrix=of_matrix)
+                raise _refusal(response.status, answer, response.headers, of_matrix=of_matrix)
             if isinstance(answer, list):
                 return {ARRAY: answer}
             if not isinstance(answer, dict):
@@ -484,11 +489,13 @@ class Transport:
 
 
 def _explained(what: str, error: _FailedError) -> HomeserverError:
-    sentence = f"could not {what}: {error}"
+    sentence, wait_s = f"could not {what}: {error}", 0.0
+    # With another status it is a guess, of a page for the time of an upgrade, say, which ends when it ends.
     if error.status == 429 and error.retry_after_s is not None:
-        sentence += f" (it asks to wait {error.retry_after_s:.0f} seconds)"
+        wait_s = error.retry_after_s
+        sentence += f" (it asks to wait {wait_s:.0f} seconds)"
     kind = AnswerTooLongError if error.too_long else HomeserverError
-    return kind(sentence, error.status, error.errcode)
+    return kind(sentence, error.status, error.errcode, wait_s)
 
 
 def check_address(base_url: str) -> None:

@@ -159,4 +159,5 @@ class DeviceSync:
         self._device.doubt_identity()
         if self._failures == 1:
             log.warning("! no messages for %s: %s", self._device.user, error)
-        await self._sleep(Backoff(0.5, LONGEST_PAUSE_S).pause_s(self._failures, self._jitter()))
+        asked_s = error.wait_s if isinstance(error, HomeserverError) else 0.0
+        await self._sleep(Backoff(0.5, LONGEST_PAUSE_S).pause_s(self._failures, self._jitter(), asked_s))

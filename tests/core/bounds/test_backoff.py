@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxrtc_bridge.core.bounds.backoff import Backoff
+from mxrtc_bridge.core.bounds.backoff import LONGEST_ASKED_S, Backoff
 
 
 def test_pauses_double_up_to_the_longest() -> None:
@@ -25,3 +25,9 @@ def test_jitter_spreads_by_a_quarter_to_either_side() -> None:
     backoff = Backoff(4.0, 8.0)
     assert [backoff.pause_s(1, jitter) for jitter in (0.0, 0.5)] == [3.0, 4.0]
     assert backoff.pause_s(9, 0.999) == pytest.approx(10.0, rel=1e-3)
+
+
+def test_what_the_other_side_asks_for_is_kept_up_to_a_limit() -> None:
+    backoff = Backoff(0.5, 3.0)
+    asked = (0.0, 0.4, 120.0, 7200.0)
+    assert [backoff.pause_s(1, asked_s=each) for each in asked] == [0.5, 0.5, 120.0, LONGEST_ASKED_S]

@@ -396,6 +396,17 @@ async def test_ping_loop_pings_often_while_the_way_is_closed_and_tells_each_chan
     assert told == [True, False, True]
 
 
+async def test_ping_that_comes_too_often_is_repeated_when_it_may_be() -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    with pytest.raises(EOFError):
+        await ping.ping_loop(PingScript(HomeserverError("no", 429, "M_LIMIT_EXCEEDED", 90.0), 5), "id", sleep=sleep)
+    assert slept == [90.0, ping.PING_EVERY_S]
+
+
 async def test_homeserver_without_a_ping_is_asked_hourly_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     none, failed = HomeserverError("no such path", 404, "M_UNRECOGNIZED"), HomeserverError("no", 502, "M_BAD_STATUS")

@@ -158,6 +158,12 @@ async def test_pause_between_attempts_is_bounded() -> None:
     assert script.told == [False]
 
 
+async def test_homeserver_that_asks_for_a_longer_pause_gets_it() -> None:
+    script = Script(answer("s1"), HomeserverError("too often", 429, wait_s=90.0), answer("s2"))
+    await all_of(script.stream())
+    assert script.slept == [90.0]
+
+
 async def test_stream_ends_when_the_session_was_logged_out() -> None:
     script = Script(answer("s1"), HomeserverError("token", 401, "M_UNKNOWN_TOKEN"))
     with pytest.raises(HomeserverError, match="token"):

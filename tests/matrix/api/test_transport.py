@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from email.utils import formatdate
 from http import HTTPMethod as Method
+from time import time as wall_clock
 from typing import Any
 
 import pytest
@@ -20,11 +22,12 @@ from tests.fakes import VirtualTime
 from tests.matrix.conftest import ScriptedServer
 
 
-def limited(retry_after_ms: object = None, header: str | None = None) -> web.Response:
+def limited(retry_after_ms: object = None, header: str | None = None, date: str = "") -> web.Response:
     body = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests"}
     if retry_after_ms is not None:
         body["retry_after_ms"] = retry_after_ms
-    return web.json_response(body, status=429, headers={"Retry-After": header} if header else {})
+    headers = {"Retry-After": header or "", "Date": date}
+    return web.json_response(body, status=429, headers={name: value for name, value in headers.items() if value})
 
 
 def make(
@@ -57,6 +60,18 @@ async def test_request_waits_as_long_as_a_rate_limit_asks(scripted: ScriptedServ
     assert scripted.requests[0][2]["Authorization"] == "Bearer secret-token"
 
 
+@pytest.mark.parametrize("apart_s", [0, -86_400 * 3650])
+async def test_request_waits_until_the_date_that_a_rate_limit_names_by_its_own_clock(
+    scripted: ScriptedServer, apart_s: float
+) -> None:
+    time = VirtualTime()
+    now = wall_clock() + apart_s
+    dates = [formatdate(now + ahead_s, usegmt=True) for ahead_s in (0, 7, -7)]
+    scripted.answers = [limited(None, each, date=dates[0]) for each in dates[1:]] + [web.json_response({})]
+    await ask(make(scripted, time))
+    assert time.slept == [7.0, 1.0], "what is over asks for nothing"
+
+
 @pytest.mark.parametrize("nonsense", ["soon", -1, None, [5], float("1e300"), True])
 async def test_request_uses_its_own_pause_when_the_rate_limit_names_none(
     scripted: ScriptedServer, nonsense: object
@@ -73,6 +88,7 @@ async def test_request_fails_at_once_when_the_rate_limit_exceeds_the_budget(scri
     with pytest.raises(HomeserverError, match=r"^could not ask: .* 429 M_LIMIT_EXCEEDED.*wait 60 seconds") as caught:
         await ask(make(scripted, time))
     assert (time.slept, caught.value.status, caught.value.errcode) == ([], 429, "M_LIMIT_EXCEEDED")
+    assert caught.value.wait_s == 60.001
     scripted.answers = [limited(60_000), web.json_response({})]
     await ask(make(scripted, time))
     assert time.slept == [60.0]

@@ -137,11 +137,12 @@ async def test_what_the_database_refuses_for_good_stops_nothing(caplog: pytest.L
 async def test_outage_is_waited_out_with_growing_pauses_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     pauses: list[float] = []
     away = [HomeserverError("away", status) for status in (0, 502, 429, *[503] * 6)]
+    away[7].wait_s = 90.0
     device, server = Device(), Server({"next_batch": "s1"}, *away, {"next_batch": "s2"})
     await run(server, device, pauses=pauses)
     assert device.story == ["settled s1", "settled s2"]
     assert device.doubts == 9, "what comes back may have been put back from a copy"
-    assert pauses == [0.5, 1, 2, 4, 8, 16, *[LONGEST_PAUSE_S] * 3]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, LONGEST_PAUSE_S, 90.0, LONGEST_PAUSE_S]
     assert caplog.text.count("no messages for") == 1
     assert [wait for _, wait in server.asked[2:-1]] == [0] * 9, "after an outage nothing is waited for"
 
