@@ -108,6 +108,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "bench/channel.py": "_received",
         "rtc/peers.py": "_association _machine _receiver",
         "rtc/test_certificates.py": "_cert _create_ssl_context _key",
+        "rtc/test_consent.py": "_ice _protocols _send",
         "rtc/test_factory.py": "_gathering _ice _plan",
         "rtc/test_flow_control.py": "_association _ice _queued",
         "rtc/test_gathering.py": "_ice _protocols",

@@ -128,11 +128,8 @@ class DtlsTransport(RTCDtlsTransport):
         """Why an open transport has ended, in words without addresses."""
         if self._closed_by_peer:
             return DTLS_CLOSED
-        if self._connection.consent_expired:
-            return "the other side is gone: consent to send expired"
-        if self._connection.has_moved:
-            return "this machine is in another network now"
-        return "the path to the other side is gone"
+        end = self._connection.path_end
+        return "the path to the other side is gone" if end is None else end.value
 
     async def handshake(self, *, server: bool, fingerprints: tuple[Fingerprint, ...], timeout_s: float) -> None:
         """Run the handshake and check who is on the other side.

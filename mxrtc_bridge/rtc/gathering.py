@@ -22,11 +22,13 @@ from typing import Protocol
 
 from aioice import stun
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol
 
 from mxrtc_bridge.core.errors import Lack, ResourceError, TransportError, lack_of
 from mxrtc_bridge.core.webrtc.address_policy import is_nearer
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
+from mxrtc_bridge.rtc.consent import Reflexive
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
 from mxrtc_bridge.rtc.happy_eyeballs import ADDRESS_HEAD_START_S, first_to_succeed, resolve
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
@@ -77,6 +79,8 @@ class Gathering:
         self._changed = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self._attempts: dict[str, ServerAttempt] = {}
+        self.reflexive: dict[StunProtocol, Reflexive] = {}
+        """What the first STUN server to answer has said of each socket."""
 
     @property
     def is_over(self) -> bool:
@@ -275,6 +279,7 @@ class Gathering:
             self._note_failure(server, error)
             return False
         self._note(server.uri, _given(host, address))
+        self.reflexive.setdefault(protocol, Reflexive(address, (host, port)))
         base = protocol.local_candidate
         priority = candidate_priority(COMPONENT, "srflx", base.priority >> 8 & 0xFFFF)
         self._add(_candidate("srflx", host, port, priority, base=base.host))

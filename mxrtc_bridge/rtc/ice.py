@@ -5,7 +5,7 @@ What aioice does stays with it: checks, roles, nomination, STUN. What is ours:
 - payload is accepted only from addresses with a successful, authenticated check, and queued within bounds;
 - candidates, pairs and checked addresses are counted and limited;
 - gathering with deadlines, port range, interfaces and several servers (:mod:`mxrtc_bridge.rtc.gathering`);
-- consent (RFC 7675) that survives a slow path: late answers count, and so does any other authenticated packet.
+- consent that survives a slow path, and signs that a path is gone for good (:mod:`mxrtc_bridge.rtc.consent`).
 
 The end of candidates is never declared: `connect` is bounded by its caller's deadline, and a candidate that comes
 late, or a peer that only we can be reached by, still gets its chance.
@@ -21,7 +21,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Iterable
-from random import random
 from typing import Protocol
 
 from aioice import stun
@@ -32,7 +31,7 @@ from aioice.utils import random_string
 from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
-from mxrtc_bridge.engine.roaming import has_moved, source_towards
+from mxrtc_bridge.rtc.consent import Consent, PathEnd, Reflexive
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
@@ -70,20 +69,12 @@ right behind its check or its answer to ours. Dropped, it would be repeated a se
 RELAY_CLOSE_S = 1.5
 """How long a TURN server may take to confirm that an allocation ends; then it expires there by itself."""
 
-SILENT_S = 4.0
-"""Without any packet for this long it is looked whether we are in another network; the other side sends every 3 s."""
-LOOK_S = 2.0
-"""How often that is looked after while the silence lasts."""
-
 FIRST_WAIT_S, LONGEST_FIRST_WAIT_S = 0.25, 0.5
 """How long the first answer of a handshake is waited for. What takes longer is no round trip for sure: the check itself
 was repeated then."""
 
 CHECK_PACE_S = 0.05
 """For each pair: with many of them checks are repeated later, and not all at once (RFC 8445 section 14.3)."""
-
-CONSENT_RETRANSMISSIONS = 5
-"""With STUN's 0.5 s, 1 s, 2 s, ... an answer counts for half a minute after the question."""
 
 
 class RunSink(Protocol):
@@ -116,16 +107,15 @@ class IceConnection(Connection):
             local_password=random_string(24),
         )
         self.drops = Drops()
-        self.consent_expired = False
-        self.has_moved = False
-        """Whether it has ended as our address on the path is gone."""
+        self.path_end: PathEnd | None = None
+        """Why the path has ended by itself, if it has."""
         self._settings = settings
         self._gathering = Gathering(self, settings, plan)
         self._checked: set[Address] = set()
         self._held: deque[tuple[bytes, Address]] = deque(maxlen=MAX_HELD_DATAGRAMS)
         self._sink: RunSink | None = None
         self._relayed: deque[bytes] = deque()
-        self._alive_at = 0.0
+        self._consent = Consent(self, settings)
         self._check_s = LONGEST_FIRST_WAIT_S
         self._loop = asyncio.get_running_loop()
 
@@ -422,66 +412,41 @@ class IceConnection(Connection):
 
     def note_alive(self) -> None:
         """An authenticated packet came from the other side."""
-        self._alive_at = self._loop.time()
+        self._consent.note_alive()
+
+    def port_refused(self, address: Address) -> None:
+        """It was said that nobody has the port at ``address``."""
+        self._consent.note_refused(address)
 
     async def query_consent(self) -> None:
-        """Keep asking whether we may send (RFC 7675); without any sign of life the connection ends.
-
-        The answers to older questions count as well: a path that our own data has filled delays them by seconds. For
-        the same reason other authenticated traffic counts, which proves at least as much as an answer would.
-        """
-        questions: set[asyncio.Task[None]] = set()
-        self.note_alive()
-        sources = {pair: self._source(pair) for pair in self._nominated.values()}
-        ask_at = 0.0
-        try:
-            while (silence := (now := self._loop.time()) - self._alive_at) < self._settings.consent_expiry_s:
-                if silence >= SILENT_S and any(
-                    has_moved(own, pair.remote_addr) for pair, own in sources.items() if own
-                ):
-                    self.has_moved = True
-                    break
-                if ask_at <= now:
-                    if ask_at:
-                        sources = {pair: sources.get(pair) or self._source(pair) for pair in self._nominated.values()}
-                        self._ask_all(questions)
-                    ask_at = now + self._settings.consent_interval_s * (0.8 + 0.4 * random())  # noqa: S311 - spreads load
-                look_in = SILENT_S - silence if silence < SILENT_S else LOOK_S
-                pause = min(ask_at - now, look_in, self._settings.consent_expiry_s - silence)
-                await asyncio.sleep(max(pause, 0.001))  # a clock may be too coarse for what is left
-        finally:
-            for task in questions:
-                task.cancel()
-        self.consent_expired = not self.has_moved
+        """Watch over the path until it ends."""
+        self.path_end = await self._consent.watch()
         self.wake()
 
-    def _source(self, pair: CandidatePair) -> str | None:
-        """Our address on the path of a pair."""
-        transport = pair.protocol.transport
-        if isinstance(transport, UdpTransport):
-            return str(transport.get_extra_info("sockname")[0])
-        return source_towards(pair.remote_addr)  # of a relay: the network's other side is far enough away for both
+    def nominated_pairs(self) -> list[CandidatePair]:
+        """Return the pairs that are in use."""
+        return list(self._nominated.values())
 
-    def _ask_all(self, questions: set[asyncio.Task[None]]) -> None:
-        for pair in list(self._nominated.values()):
-            task = asyncio.create_task(self._ask_consent(pair))
-            questions.add(task)
-            task.add_done_callback(questions.discard)
+    def reflexive(self, protocol: StunProtocol) -> Reflexive | None:
+        """Return what a STUN server has said of a socket."""
+        return self._gathering.reflexive.get(protocol)
 
-    async def _ask_consent(self, pair: CandidatePair) -> None:
+    async def ask_consent(self, pair: CandidatePair, retransmissions: int) -> stun.Message:
+        """Ask whether we may send on a pair; return the authenticated answer.
+
+        Raises:
+            TransactionError: there is none.
+        """
         assert self.remote_password is not None
-        try:
-            await pair.protocol.request(
-                # Nominated again each time: after a NAT has forgotten us it comes from another port, and the other side
-                # goes on there once its own check of that has been answered.
-                self.build_request(pair, nominate=self.ice_controlling),
-                pair.remote_addr,
-                integrity_key=self.remote_password.encode(),
-                retransmissions=CONSENT_RETRANSMISSIONS,
-            )
-        except (stun.TransactionError, OSError, ValueError):
-            return
-        self.note_alive()
+        answer, _ = await pair.protocol.request(
+            # Nominated again each time: after a NAT has forgotten us it comes from another port, and the other side
+            # goes on there once its own check of that has been answered.
+            self.build_request(pair, nominate=self.ice_controlling),
+            pair.remote_addr,
+            integrity_key=self.remote_password.encode(),
+            retransmissions=retransmissions,
+        )
+        return answer
 
     # End
 

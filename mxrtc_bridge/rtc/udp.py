@@ -38,8 +38,17 @@ MAX_RUN = 65_000
 MAX_PENDING = 1024 * 1024
 
 _ANCILLARY = socket.CMSG_SPACE(4)
+_REPORT_SPACE = 512
 _HEADROOM = 4
 """First bytes up to 3 are STUN (RFC 7983 section 7)."""
+_RECVERR = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11, (2, 3, 3)),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25, (3, 1, 4)),
+}
+"""``IP_RECVERR`` and ``IPV6_RECVERR`` of Linux, without names in Python's socket module, and origin, type and code of
+"port unreachable" in ``struct sock_extended_err`` (RFC 792, RFC 4443 section 3.1)."""
+_MAX_ERRORS_PER_TURN = 64
+
 _CANNOT_SEGMENT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 """A device without checksum offload, or a path narrower than a segment: divided here it may still go out."""
 
@@ -53,6 +62,10 @@ class RunReceiver(Protocol):
 
     def runs_ended(self) -> None:
         """No further payload comes with this batch."""
+        ...
+
+    def port_refused(self, address: Address) -> None:
+        """Somebody has said that nobody has the port at ``address`` (ICMP, which proves nothing)."""
         ...
 
 
@@ -82,6 +95,7 @@ class UdpTransport(asyncio.DatagramTransport):
         """Datagrams dropped because the kernel did not take them in time."""
         self.refused = 0
         """Datagrams that the kernel refused, as it does without a route."""
+        self._reports: tuple[int, int, tuple[int, int, int]] | None = None
         self.joins = offload and _accepts(sock, UDP_GRO, 1)
         self.divides = offload and _accepts(sock, UDP_SEGMENT, 0)
         self._loop.add_reader(self._fd, self._readable)
@@ -146,7 +160,7 @@ class UdpTransport(asyncio.DatagramTransport):
 
     def _send(self, data: bytes, size: int, address: Address) -> int:
         """Return how many bytes are done with; the rest waits for the kernel."""
-        position, end = 0, len(data)
+        position, end, retried = 0, len(data), False
         step = max(1, min(MAX_SEGMENTS, MAX_RUN // size)) * size
         while position < end:
             if not self.divides:
@@ -161,6 +175,10 @@ class UdpTransport(asyncio.DatagramTransport):
             except (BlockingIOError, InterruptedError):
                 return position
             except OSError as error:
+                if isinstance(error, ConnectionRefusedError) and not retried:
+                    self._read_reports()
+                    retried = True  # it was an earlier one that found nobody
+                    continue
                 if len(part) > size and error.errno in _CANNOT_SEGMENT:
                     self.divides = False
                     continue
@@ -169,6 +187,12 @@ class UdpTransport(asyncio.DatagramTransport):
                 self.refused += 1
             position += len(part)
         return end
+
+    def report_refusals(self) -> None:
+        """Tell the receiver from now on where nobody has the port that was sent to, as far as the system can."""
+        known = _RECVERR.get(self._sock.family) if sys.platform == "linux" and not self._closing else None
+        if self._reports is None and known is not None and _accepts(self._sock, known[1], 1, known[0]):
+            self._reports = known
 
     def _refused(self, error: OSError, length: int, size: int) -> None:
         self.refused += -(-length // size)
@@ -204,9 +228,12 @@ class UdpTransport(asyncio.DatagramTransport):
             try:
                 data, size, address = self._read()
             except (BlockingIOError, InterruptedError):
+                if budget == MAX_DATAGRAMS_PER_TURN:
+                    self._read_reports()  # so it was that what woke us
                 break
             except OSError as error:
                 # An earlier datagram found nobody (ICMP); the socket is as good as before.
+                self._read_reports()
                 self._protocol.error_received(error)
                 budget -= 1
                 continue
@@ -214,6 +241,20 @@ class UdpTransport(asyncio.DatagramTransport):
             payload |= self._take(data, size, address)
         if payload:
             self._receiver.runs_ended()
+
+    def _read_reports(self) -> None:
+        """Take what the system has to say of datagrams that did not arrive; the reader fires until it is taken."""
+        if self._reports is None:
+            return
+        level, option, sign = self._reports
+        for _ in range(_MAX_ERRORS_PER_TURN):
+            try:
+                _, ancillary, _, target = self._sock.recvmsg(0, _REPORT_SPACE, socket.MSG_ERRQUEUE)
+            except OSError:
+                return
+            for each_level, kind, value in ancillary:
+                if (each_level, kind) == (level, option) and tuple(value[4:7]) == sign:
+                    self._receiver.port_refused((target[0], target[1]))
 
     def _read(self) -> tuple[bytes, int, Address]:
         if not self.joins:
@@ -243,9 +284,9 @@ class UdpTransport(asyncio.DatagramTransport):
         return payload
 
 
-def _accepts(sock: socket.socket, option: int, value: int) -> bool:
+def _accepts(sock: socket.socket, option: int, value: int, level: int = socket.IPPROTO_UDP) -> bool:
     try:
-        sock.setsockopt(socket.IPPROTO_UDP, option, value)
+        sock.setsockopt(level, option, value)
     except OSError:
         return False
     return True

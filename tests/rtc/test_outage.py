@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from mxrtc_bridge.core.stream import silence
-from mxrtc_bridge.rtc import gathering, ice
+from mxrtc_bridge.rtc import consent, gathering
 from mxrtc_bridge.rtc.association import PeerAssociation
 from mxrtc_bridge.rtc.udp import UdpTransport
 from tests import virtual_time
@@ -71,10 +71,10 @@ def test_who_is_in_another_network_now_does_not_wait_for_the_end_of_an_outage() 
         async with virtual_pair() as pair:
             await pair.open()
             await asyncio.sleep(60)
-            with cut_line(), patch.object(ice, "has_moved", return_value=True):
+            with cut_line(), patch.object(consent, "has_moved", return_value=True):
                 left_at = asyncio.get_running_loop().time()
                 assert await pair.caller.until_lost(60) == "this machine is in another network now"
-                assert asyncio.get_running_loop().time() - left_at <= ice.SILENT_S + ice.LOOK_S
+                assert asyncio.get_running_loop().time() - left_at <= consent.SILENT_S + consent.LOOK_S
 
     virtual_time.run(story())
 

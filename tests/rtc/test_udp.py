@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ class Recorder:
         self.sources: set[Address] = set()
         self.runs = 0
         self.batches = 0
+        self.refused: list[Address] = []
         self._changed = asyncio.Event()
 
     def run_received(self, data: bytes, size: int, address: Address) -> None:
@@ -40,14 +41,18 @@ class Recorder:
         self.batches += 1
         self._changed.set()
 
+    def port_refused(self, address: Address) -> None:
+        self.refused.append(address)
+        self._changed.set()
+
     def payload_received(self, data: bytes, address: Address) -> None:
         raise AssertionError("only relays deliver one by one")
 
     def protocol_lost(self, protocol: object) -> None: ...
 
-    async def until(self, count: int) -> None:
+    async def until(self, count: int, of: Callable[[Recorder], Sized] = lambda it: it.datagrams) -> None:
         async with asyncio.timeout(5):
-            while len(self.datagrams) < count:
+            while len(of(self)) < count:
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -316,6 +321,41 @@ async def test_message_of_the_network_about_an_earlier_datagram_does_not_end_the
     other.transport.sendto(PAYLOAD, side.address)
     await side.recorder.until(1)
     await asyncio.gather(side.close(), other.close())
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_port_that_nobody_has_any_more_is_told_and_nothing_else_is_lost_for_it(host: str) -> None:
+    side, other, gone = Side(host=host), Side(host=host), Side(host=host)
+    await gone.close()
+    side.transport.report_refusals()
+    side.transport.report_refusals()
+    for _ in range(3):
+        side.transport.sendto(PAYLOAD, gone.address)
+        side.transport.sendto(PAYLOAD, other.address)
+    await side.recorder.until(3, lambda it: it.refused)
+    assert set(side.recorder.refused) == {gone.address}
+    await other.recorder.until(3)
+    other.transport.sendto(PAYLOAD, side.address)
+    await side.recorder.until(1)
+    sock = side.transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    with pytest.raises(BlockingIOError):
+        sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)  # what is left there would wake the loop for ever
+    await asyncio.gather(side.close(), other.close())
+
+
+async def test_report_that_comes_without_an_error_of_the_socket_is_taken_too() -> None:
+    """Left there it would wake the loop for ever. So it is with a probe that is too large for our own interface."""
+    side, gone = Side(), Side()
+    await gone.close()
+    side.transport.report_refusals()
+    sock = side.transport.get_extra_info("socket")
+    sock.sendto(PAYLOAD, gone.address)
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    side.transport._readable()
+    assert side.recorder.refused == [gone.address]
+    await side.close()
 
 
 async def test_flood_is_read_in_turns() -> None:
