@@ -44,7 +44,7 @@ STRAGGLER_S = 0.15
 
 TURN_HEAD_START_S = 0.3
 """Of a TURN server, before the next one in the list is tried beside it. Short, as TLS comes third and needs five round
-trips; not shorter, as an allocation over UDP that is not needed any more stays on the server until it expires."""
+trips; not shorter, as each server that is asked in vain has work with it."""
 
 BATCH_S = 0.1
 """How long a late candidate waits for others, so that they go out in one event."""

@@ -167,8 +167,15 @@ class IceConnection(Connection):
             self.sort_check_list()
 
     async def connect(self) -> None:
-        """Find a path; once there is one, no server is asked any more."""
+        """Find a path; once there is one, no server is asked any more.
+
+        Raises:
+            ConnectionError: there is none, or the connection was closed meanwhile.
+        """
         await super().connect()
+        if self._closing and self._query_consent_task is not None:
+            self._query_consent_task.cancel()  # begun after the end, which has not seen it
+            raise ConnectionError("the connection was closed while a path was looked for")
         await self._gathering.stop()
 
     def add_candidate(self, candidate: Candidate) -> None:

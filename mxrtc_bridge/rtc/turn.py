@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import struct
+from abc import abstractmethod
 from collections.abc import Coroutine
 
 from aioice import stun, turn
@@ -55,7 +56,7 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, 
         channel_refresh_s: after how long each channel is bound again.
 
     Raises:
-        Exception: one of :data:`SERVER_ERRORS`; nothing is left open.
+        Exception: one of :data:`SERVER_ERRORS`; nothing is left open, here or at the server.
     """
     loop = asyncio.get_running_loop()
     client: _TcpClient | _UdpClient
@@ -74,7 +75,7 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, 
     try:
         await client.unless_gone(_Relay(client)._connect(protocol))
     except BaseException:
-        transport.close()
+        client.give_back()
         raise
 
 
@@ -152,13 +153,34 @@ class _Client(turn.TurnClientMixin):
         if not self._gone.done():
             self._gone.set_exception(error)
 
+    @abstractmethod
+    def give_back(self) -> None:
+        """Leave the server at once, with nothing of ours left there."""
+
+    def _refresh_no_more(self) -> None:
+        if self.refresh_task is not None:
+            self.refresh_task.cancel()
+
 
 class _TcpClient(_Client, turn.TurnClientTcpProtocol):
-    pass
+    def give_back(self) -> None:
+        self._refresh_no_more()
+        self.transport.abort()  # an allocation ends with its connection (RFC 8656 section 5); TLS would wait
 
 
 class _UdpClient(_Client, turn.TurnClientUdpProtocol):
-    pass
+    def give_back(self) -> None:
+        """End an allocation that there is, or that has been asked for: it would count for ten minutes otherwise.
+
+        Nobody waits for the answer. What is asked for comes to the server before this, as a rule.
+        """
+        self._refresh_no_more()
+        if self.integrity_key is not None and not self.transport.is_closing():
+            request = stun.Message(message_method=stun.Method.REFRESH, message_class=stun.Class.REQUEST)
+            request.attributes["LIFETIME"] = 0
+            getattr(self, "_TurnClientMixin__add_authentication")(request)  # noqa: B009 - private to its class
+            self.send_stun(request, self.server)
+        self.transport.close()
 
 
 class _Relay(turn.TurnTransport):

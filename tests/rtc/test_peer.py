@@ -228,6 +228,24 @@ async def test_close_during_connect_fails_the_connect() -> None:
     await caller.close()
 
 
+@pytest.mark.both_loops
+async def test_close_between_the_last_check_and_the_end_of_connect_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    caller, callee = make_peer(), make_peer()
+    offer = await caller.create_offer()
+    caller.apply_answer(answer_of(await callee.create_answer(offer_of(offer))))
+    connecting = [asyncio.create_task(peer.connect()) for peer in (caller, callee)]
+    while not caller._ice._check_list_done:
+        await asyncio.sleep(0)
+    await caller.close()
+    with pytest.raises(TransportError, match="no path to the other side was found"):
+        await connecting[0]
+    connecting[1].cancel()
+    await asyncio.gather(*connecting, return_exceptions=True)
+    await callee.close()
+    assert asyncio.all_tasks() == before
+
+
 async def test_connect_fails_within_its_deadline_when_nobody_answers() -> None:
     caller, callee = make_peer(ice_timeout_s=0.3), make_peer()
     answer = await callee.create_answer(offer_of(await caller.create_offer()))

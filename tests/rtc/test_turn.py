@@ -25,16 +25,20 @@ from mxrtc_bridge.core.webrtc.candidate import parse_candidate
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
+from mxrtc_bridge.rtc.datagrams import GuardedStun
 from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.interfaces import default_addresses
-from mxrtc_bridge.rtc.turn import outcome_of
+from mxrtc_bridge.rtc.turn import allocate, outcome_of
 from tests.certificates import make_certificate
 from tests.rtc.peers import ANYWHERE, Pair, answer_of, make_peer, offer_of
 from tests.rtc.test_gathering import names
 from tests.rtc.test_interfaces import free_range
+from tests.waiting import until
 
 TURNSERVER = shutil.which("turnserver") or "/usr/bin/turnserver"
+
+RELAY_PORTS = range(61000, 61201)
 
 pytestmark = pytest.mark.real
 
@@ -52,6 +56,19 @@ class Coturn:
             stun=(StunServer(self.host, self.port),) if stun else (),
             turn=(TurnServer(self.host, self.port, transport, False, "user", credential),),
         )
+
+    def allocations(self) -> int:
+        """How many relayed addresses it has given that have not ended: each has a socket."""
+        ours = set()
+        for descriptor in FilePath(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                ours.add(str(descriptor.readlink()))
+        found = 0
+        for line in FilePath("/proc/net/udp").read_text().splitlines()[1:]:
+            fields = line.split()
+            is_relay = int(fields[1].partition(":")[2], 16) in RELAY_PORTS
+            found += is_relay and f"socket:[{fields[9]}]" in ours
+        return found
 
 
 @pytest_asyncio.fixture
@@ -76,8 +93,8 @@ async def running_coturn(tmp_path: FilePath, host: str = "127.0.0.1") -> AsyncIt
         "--no-tls",
         "--no-dtls",
         "--no-cli",
-        "--min-port=61000",
-        "--max-port=61200",
+        f"--min-port={RELAY_PORTS.start}",
+        f"--max-port={RELAY_PORTS.stop - 1}",
         "--log-file=stdout",
         "--simple-log",
         f"--pidfile={tmp_path / 'pid'}",
@@ -448,3 +465,100 @@ async def test_relayed_candidates_alone_are_enough_for_the_answer(coturn: Coturn
     caller.apply_answer(answer_of(await callee.create_answer(offer)))
     await asyncio.gather(caller.connect(), callee.connect())
     await asyncio.gather(caller.close(), callee.close())
+
+
+# What is left at the server
+
+
+class Behind(asyncio.DatagramProtocol):
+    """A UDP port before a server, which lets so many of its answers through and keeps the others for itself."""
+
+    def __init__(self, server: int, answers: int) -> None:
+        self._server = server
+        self._answers = answers
+        self.kept = 0
+        self._client: tuple[str, int] | None = None
+
+    async def open(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._front, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
+        address = ("127.0.0.1", self._server)
+        self._back, _ = await loop.create_datagram_endpoint(lambda: Answers(self), remote_addr=address)
+        return int(self._front.get_extra_info("sockname")[1])
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._client = addr
+        self._back.sendto(data)
+
+    def answer(self, data: bytes) -> None:
+        if self._answers:
+            self._answers -= 1
+            self._front.sendto(data, self._client)
+        else:
+            self.kept += 1
+
+    def close(self) -> None:
+        self._front.close()
+        self._back.close()
+
+
+class Answers(asyncio.DatagramProtocol):
+    def __init__(self, behind: Behind) -> None:
+        self._behind = behind
+
+    def datagram_received(self, data: bytes, _: tuple[str, int]) -> None:
+        self._behind.answer(data)
+
+
+async def test_allocation_whose_answer_nobody_waits_for_any_more_is_given_back(coturn: Coturn) -> None:
+    """The first answer is the challenge, the second one the allocation, which its server would keep for ten minutes."""
+    before, owner = asyncio.all_tasks(), make_peer()
+    async with contextlib.AsyncExitStack() as closing:
+        closing.push_async_callback(owner.close)
+        behind = Behind(coturn.port, answers=1)
+        server = coturn.plan().turn[0]
+        address = ("127.0.0.1", await behind.open())
+        closing.callback(behind.close)
+        asking = asyncio.create_task(allocate(server, address, GuardedStun(owner._ice), channel_refresh_s=240))
+        await until(lambda: behind.kept)
+        assert coturn.allocations() == 1
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await until(lambda: not coturn.allocations())
+    assert asyncio.all_tasks() == before
+
+
+async def test_allocation_that_comes_with_the_end_of_the_question_is_given_back(coturn: Coturn) -> None:
+    before, owner = asyncio.all_tasks(), make_peer()
+    protocol = GuardedStun(owner._ice)
+    address = ("127.0.0.1", coturn.port)
+    asking = asyncio.create_task(allocate(coturn.plan().turn[0], address, protocol, channel_refresh_s=240))
+    while not hasattr(protocol, "transport"):
+        await asyncio.sleep(0)
+    assert coturn.allocations() == 1
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await until(lambda: not coturn.allocations())
+    await owner.close()
+    assert asyncio.all_tasks() == before
+
+
+async def test_of_two_addresses_that_both_give_a_relay_one_is_given_back(
+    coturn: Coturn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with every call where the server is farther away than the head start of its first address."""
+    ports = []
+    async with contextlib.AsyncExitStack() as closing:
+        for answers in (1, 2):
+            behind = Behind(coturn.port, answers)
+            ports.append(await behind.open())
+            closing.callback(behind.close)
+        names(monkeypatch, *(("127.0.0.1", port) for port in ports))
+        plan = ServerPlan(turn=(TurnServer("server.test", 3478, "udp", False, "user", "secret"),))
+        peer = make_peer(plan=plan, gather_timeout_s=5.0)
+        assert "typ relay" in await peer.create_offer()
+        await until(lambda: coturn.allocations() == 1)
+        await peer.close()
+        await until(lambda: not coturn.allocations())
