@@ -26,12 +26,16 @@ def source_towards(remote: tuple[str, int]) -> str | None:
 
 
 def is_ours(address: str) -> bool:
-    """Whether this machine has the address."""
+    """Whether this machine has the address; also where that cannot be found out."""
     try:
-        with _udp_socket(address) as probe:
-            probe.bind((address, 0))
+        probe = _udp_socket(address)
     except OSError:
-        return False
+        return True  # too many files are open, as a rule: no reason to end what works
+    with probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
     return True
 
 
