@@ -445,7 +445,8 @@ class Caller:
 
     async def _ice_servers(self, _local: UserId) -> tuple[IceServer, ...]:
         assert self._turn is not None
-        return await self._turn
+        # Whoever waits too long must not end the question: the next call has the answer, or asks anew.
+        return await asyncio.shield(self._turn)
 
     def _no_servers(self) -> str:
         if self._turn is None or not self._turn.done() or self._turn.cancelled():
