@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 GOODBYE_S = 1.0
 """How long the other side may take to end a session by itself after it was told to."""
 
+STOPPING = "stopping"
+"""The limit that callers without an answer are told of when the bridge stops (docs/reference/signal.md)."""
+
+_HANG_UP = call.HangUp()
+
 Key = tuple[CallRoute, CallId, UserId]
 
 
@@ -144,23 +149,24 @@ class LiveSessions:
         session = live.session
         log.info("x session of %s with %s: it has lasted for session_max (%s)", session.remote, session.local, longest)
         message = f"it has lasted for {longest}, the longest that a session may (session_max)"
-        self._dismiss(live, "limit", message, "session_max")
+        self._dismiss(live, "limit", message, call.HangUp("session_max"))
 
     async def end_all(self, timeout_s: float) -> None:
         """Tell live sessions that the bridge goes away, and wait for their end."""
         for live in tuple(self._live.values()):
-            self._dismiss(live, "unavailable", "the bridge is shutting down; try again in a moment")
+            message = "the bridge is shutting down; try again in a moment"
+            self._dismiss(live, "unavailable", message, call.HangUp(later=STOPPING))
         if self._live:
             self._idle.clear()
             timer = self._clock.call_at(self._clock.monotonic() + timeout_s, self._idle.set)
             await self._idle.wait()
             timer.cancel()
 
-    def _dismiss(self, live: LiveSession, code: str, message: str, hangup: str = "user_hangup") -> None:
+    def _dismiss(self, live: LiveSession, code: str, message: str, hang_up: call.HangUp = _HANG_UP) -> None:
         """Tell the other side why, then end the session; at once where it cannot be told but in a word."""
         session = live.session
         live.end_reason = live.end_reason or message
         if live.links.say_bye(code, message):
-            self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp(hangup)))
+            self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(hang_up))
         else:
-            session.feed(call.HangUp(hangup))
+            session.feed(hang_up)

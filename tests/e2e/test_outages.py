@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -134,6 +135,28 @@ async def test_withdrawn_service_resets_its_streams_and_leaves_the_others(world:
     await exchange(other_reader, other_writer)
     writer.close()
     other_writer.close()
+
+
+async def test_bridge_that_stops_before_it_has_answered_is_called_again(world: World) -> None:
+    """A refusal would end a command that calls again, as many do at the moment of a restart."""
+    assert world.bridge is not None
+    assert await world.bridge.terminate(20) == 0, world.bridge.tail()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.setblocking(False)
+        uri = f"turn:127.0.0.1:{silent.getsockname()[1]}"
+        ice = {
+            "interfaces": ["lo"],
+            "remote": {"loopback": True, "private": True},
+            "policy": "relay",
+            "servers": [{"urls": [uri], "username": "user", "credential": "secret"}],
+        }
+        world.settings["ice"] = ice
+        bridge = await world.start_bridge()
+        async with world.mxrtc("alice", "ping", "build", "-c", "1") as process:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(silent, 1), 40)  # it gathers for its answer
+            assert await bridge.terminate(20) == 0, bridge.tail()
+            assert await process.wait(30) == 1, process.tail()
 
 
 async def test_bridge_that_stops_says_goodbye_and_leaves_nothing_open(world: World) -> None:

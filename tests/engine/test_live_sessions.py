@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mxrtc_bridge.core.call.events import Hangup
+from mxrtc_bridge.core.call.events import Hangup, Reject
 from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from tests.engine.test_call_manager import ALICE, BOB, PEER, ROOM, Bridge, connected, running
@@ -74,6 +74,17 @@ async def test_drain_ends_live_sessions_and_takes_no_new_ones(bridge: Bridge) ->
     assert not bridge.manager.live.sessions
     await bridge.invite("c2")
     assert not bridge.manager.live.sessions
+
+
+async def test_stop_before_the_answer_is_no_refusal(bridge: Bridge) -> None:
+    """A command that calls again, as it does after each restart, would end for good."""
+    bridge.confirming.clear()
+    await bridge.invite()
+    await bridge.until(lambda: bridge.asked)
+    await bridge.manager.drain(5.0)
+    assert [(type(each), each.reason, each.limit) for each in bridge.sent if isinstance(each, Reject)] == [
+        (Reject, "user_busy", "stopping")
+    ]
 
 
 @pytest.mark.parametrize("greeted", [False, True])

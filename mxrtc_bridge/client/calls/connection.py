@@ -207,6 +207,7 @@ _LIMITS = {
 }
 _LACKS = {
     "paused": "its admin has it take no calls now; try again later",
+    "stopping": "it is being stopped or restarted; try again in a moment",
     Lack.PORTS: "all UDP ports that it may use for calls are taken (port_range); try again later, and tell its admin",
     Lack.FILES: "too many files are open there; try again later, and tell its admin",
     Lack.MEMORY: "it has no memory left; try again later, and tell its admin",

@@ -268,11 +268,11 @@ class CallMachine:
         match event:
             case values.Refused():
                 self._send_reject(event.reason, event.limit)
+            # Busy is what every client takes for "later"; a reason that it does not know may look like a refusal.
+            case values.HangUp(later=str(limit)) | values.TransportFailed(lack=str(limit)):
+                self._send_reject(BUSY, limit)
             case values.HangUp():
                 self._send_reject(event.reason, None)
-            case values.TransportFailed(lack=str(lack)):
-                # Busy is what every client takes for "later"; a reason that it does not know may look like a refusal.
-                self._send_reject(BUSY, lack)
             case _:
                 self._send_reject("unknown_error", None)
         self._end(self._outcome_of(event), event.reason or "refused")

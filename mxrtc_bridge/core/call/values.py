@@ -135,6 +135,8 @@ class HangUp:
     """Our side wants to end the call; ``reason`` goes into the message."""
 
     reason: str = "user_hangup"
+    later: str | None = None
+    """Why a caller who has no answer yet may call again: it is told as the limit of a reject that says busy."""
 
 
 @dataclass(frozen=True, slots=True)

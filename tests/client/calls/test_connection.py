@@ -127,6 +127,7 @@ def test_refused_description_is_no_lack_of_a_right(reason: str) -> None:
         ("invites_per_minute 30", "more than 30 times within a minute"),
         ("invites_per_minute_per_server 120", "more than 120 times within a minute"),
         ("paused", "its admin has it take no calls now"),
+        ("stopping", "it is being stopped or restarted; try again in a moment"),
         ("no_ports", "all UDP ports that it may use for calls are taken (port_range)"),
         ("no_files", "too many files are open there"),
         (None, "the bridge takes no more calls now"),

@@ -91,8 +91,8 @@ def our_select(selected: PartyId) -> SendCallEvent:
     return SendCallEvent(SelectAnswer(CALL, PEER_PARTY, V1, selected), "select")
 
 
-def our_reject(reason: str | None) -> SendCallEvent:
-    return SendCallEvent(Reject(CALL, PEER_PARTY, V1, reason), "reject")
+def our_reject(reason: str | None, limit: str | None = None) -> SendCallEvent:
+    return SendCallEvent(Reject(CALL, PEER_PARTY, V1, reason, limit), "reject")
 
 
 # A call comes in
@@ -192,6 +192,13 @@ def test_a_callee_that_has_not_answered_hangs_up_by_reject(state: CallState) -> 
     close = [ClosePeer()] if state is CallState.ANSWERING else []
     ended = CallEnded(CallOutcome.LOCAL_HANGUP, "user_busy")
     assert callee(state).feed(HangUp("user_busy")) == [our_reject("user_busy"), *close, ended]
+
+
+@pytest.mark.parametrize("state", [CallState.ADMITTING, CallState.ANSWERING])
+def test_a_callee_that_may_be_called_again_rejects_as_busy_and_says_why(state: CallState) -> None:
+    close = [ClosePeer()] if state is CallState.ANSWERING else []
+    ended = CallEnded(CallOutcome.LOCAL_HANGUP, "user_hangup")
+    assert callee(state).feed(HangUp(later="stopping")) == [our_reject("user_busy", "stopping"), *close, ended]
 
 
 @pytest.mark.parametrize("event", [TransportFailed("internal_error"), SendFailed("homeserver")])
