@@ -56,7 +56,6 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         ["cli/client/entry.py", "client/commands.py"],
     ),
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
-    "client/test_forwarding.py": ("forwarding is tried with a caller", ["client/calls/caller.py"]),
     "e2e/test_signal.py": ("it needs devices that a homeserver knows", ["client/devices.py"]),
     "client/files/test_sentences.py": (VALUES, ["client/exit_codes.py"]),
     "client/files/test_commands.py": ("the commands put and get use it", ["client/files/single_file.py"]),

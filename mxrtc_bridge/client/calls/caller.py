@@ -140,8 +140,8 @@ class Caller:
             self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
         )
         self._outbox = Outbox(self._homeserver, masquerade=False)
-        self._session: Session | None = None
-        """That of the call, as long as there is one."""
+        self._placed: _Placed | None = None
+        """The call, as long as there is one."""
         self._syncing: asyncio.Task[None] | None = None
         self._turn: asyncio.Task[tuple[IceServer, ...]] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -167,12 +167,18 @@ class Caller:
             ClientError: the call did not get through; says why, and whether to try again.
             HomeserverError: the homeserver refuses us, or is away.
         """
-        async with self._waiting.told(self._waited_for, self.name_of(peer)):
-            placed = await self._place(peer)
         try:
+            async with self._waiting.told(self._waited_for, self.name_of(peer)):
+                placed = await self._place(peer)
             yield placed.connection
         finally:
-            await self._end(placed)
+            # Also of one that is up while what it was placed with is still being put away.
+            if self._placed is not None:
+                await self._end(self._placed)
+
+    @property
+    def _session(self) -> Session | None:
+        return None if self._placed is None else self._placed.session
 
     async def _place(self, peer: UserId) -> _Placed:
         """Call by the devices of both sides, or by a room; returns once the connection is up.
@@ -338,10 +344,11 @@ class Caller:
             addresses=addresses,
             clock=clock,
         )
-        self._session = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
-        return _Placed(session, running, Connection(peer, session, links, device, self._no_servers), outgoing)
+        connection = Connection(peer, session, links, device, self._no_servers)
+        placed = self._placed = _Placed(session, running, connection, outgoing)
+        return placed
 
     async def _end(self, placed: _Placed) -> None:
         """Hang up in order, as far as that goes quickly."""
@@ -350,7 +357,7 @@ class Caller:
             await asyncio.wait([placed.running], timeout=GOODBYE_S)
         finally:
             placed.running.cancel()
-            self._session = None
+            self._placed = None
         # Not awaited itself: that it was cancelled must not be taken for our own end, nor the other way round.
         await asyncio.wait([placed.running])
         if not placed.running.cancelled():

@@ -1,39 +1,122 @@
-"""What several calls of one command share."""
+"""What several calls of one command share, and that each of them ends whatever happens to the command."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
+from mxrtc_bridge.client.calls import caller as caller_module
 from mxrtc_bridge.client.calls.caller import Caller
-from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.calls.device import UnreadableAnswerError
+from mxrtc_bridge.client.options import CallOptions, Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.ids import UserId
-from tests.catch_all import answering
+from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.call.route import DevicePair
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.webrtc.ice_servers import IceServer
+from mxrtc_bridge.engine.client_channels import ClientChannels
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
+from tests import virtual_time
 
-ALICE = UserId("@alice:example.org")
+ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")
 
 
-async def test_a_call_that_does_not_wait_for_turn_servers_leaves_them_to_the_next_one(tmp_path: Path) -> None:
-    """A call that was answered so that nobody can read it is made again, within the same command."""
-    may_answer = asyncio.Event()
+class Calls:
+    """A device that calls; the answer to its first call cannot be read, and to others there is none."""
 
-    async def answer(_: web.Request) -> web.Response:
-        await may_answer.wait()
-        return web.json_response({"uris": ["turn:turn.test"], "username": "user", "password": "secret"})
+    peer = DeviceIdentity(PEER, DeviceId("PEER"), "signs", "exchanges", Trust.CROSS_SIGNED)
+    route = DevicePair(ALICE, PEER, DeviceId("PEER"))
 
-    async with answering(answer) as url:
-        login = Login(url, ALICE, "LAPTOP", "secret-token")
-        async with Caller(Context(StateFolder(tmp_path / "state"), Report()), login) as caller:
-            caller._want_turn()
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await caller._ice_servers(ALICE)
-            may_answer.set()
-            async with asyncio.timeout(5):
-                (server,) = await caller._ice_servers(ALICE)
-    assert server.urls == ("turn:turn.test",)
+    def __init__(self, putting_away: asyncio.Event | None = None) -> None:
+        self.invites: list[float] = []
+        self._invited = asyncio.Event()
+        self._putting_away = putting_away
+
+    async def send(self, _sender: UserId, message: CallMessage, _step: str) -> None:
+        if isinstance(message, Invite):
+            self.invites.append(asyncio.get_running_loop().time())
+            self._invited.set()
+
+    async def see_through(self, *_: object) -> None:
+        await self._invited.wait()
+        if len(self.invites) == 1:
+            self._invited.clear()
+            raise UnreadableAnswerError
+        await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def calls_by_device(self, *_: object, **__: object) -> AsyncIterator[Calls]:
+        yield self
+        if self._putting_away is not None:
+            self._putting_away.set()
+            await asyncio.Event().wait()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(StateFolder(tmp_path / "state"), Report(quiet=True), CallOptions(interfaces=("lo",)))
+
+
+LOGIN = Login("http://127.0.0.1:1", ALICE, "LAPTOP", "secret-token")
+
+
+def test_a_call_that_is_made_again_has_the_same_question_for_turn_servers(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for the answer as long as a call may, and must not end it for the next."""
+    calls = Calls()
+
+    async def never(_: Homeserver) -> tuple[IceServer, ...]:
+        await asyncio.Event().wait()
+        return ()
+
+    monkeypatch.setattr(caller_module, "calls_by_device", calls.calls_by_device)
+    monkeypatch.setattr(Homeserver, "turn_server", never)
+
+    async def story() -> None:
+        async with Caller(context, LOGIN) as caller:
+            calling = asyncio.create_task(caller.call(PEER).__aenter__())
+            await asyncio.sleep(12)
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+    virtual_time.run(story())
+    assert len(calls.invites) == 2
+
+
+async def test_a_call_that_is_up_ends_with_a_command_that_is_told_to_end_while_it_puts_its_device_away(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bridge would keep it for half a minute, and count it, as nobody says goodbye."""
+    putting_away = asyncio.Event()
+
+    class Up(ClientChannels):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+            self.up.set()
+
+    async def none(_: Homeserver) -> tuple[IceServer, ...]:
+        return ()
+
+    monkeypatch.setattr(caller_module, "calls_by_device", Calls(putting_away).calls_by_device)
+    monkeypatch.setattr(caller_module, "ClientChannels", Up)
+    monkeypatch.setattr(Homeserver, "turn_server", none)
+
+    def calls_left() -> int:
+        return sum(task.get_name() == "call" for task in asyncio.all_tasks())
+
+    async with Caller(context, LOGIN) as caller:
+        calling = asyncio.create_task(caller.call(PEER).__aenter__())
+        await putting_away.wait()
+        assert calls_left() == 1
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert calls_left() == 0
