@@ -48,6 +48,7 @@ _EMPTY_TEXT = 56
 _EMPTY_BINARY = 57
 _OPEN = StreamState.OPEN
 _FREE = StreamState.FREE
+_OVER = StreamState.OVER
 _GIVEN_UP = StreamState.GIVEN_UP
 _ENDED_HERE = StreamState.ENDED_HERE
 _ENDED_THERE = StreamState.ENDED_THERE
@@ -59,6 +60,8 @@ _SILENT_AT_ONCE = 64
 """Events of the association that lead to none here and are taken in one step: one packet may bring ten thousands."""
 _MAX_GIVEN_UP = 1024
 """Numbers that are remembered as given up; one of ours that is not remembered any more is not used again either."""
+_MAX_OVER = 1024
+"""Numbers that are remembered as over, but for those of ours: what comes late comes soon."""
 _EMPTY = b"\0"
 """SCTP has no empty messages: one byte that is ignored stands for it (RFC 8831 section 6.6)."""
 
@@ -168,6 +171,7 @@ class DataChannels:
         self._parity = self._next_number
         self._resting: deque[int] = deque()
         self._given_up: dict[int, None] = {}
+        self._over: dict[int, None] = {}
         self._waited: deque[deque[MessageReceived | StreamReset]] = deque()  # of each number that is free now
         self._ended = False
 
@@ -325,23 +329,29 @@ class DataChannels:
     ) -> tuple[StreamAction, ...]:
         """Take a step of the table; return its actions, those with a message are still to be done."""
         stream = self._streams.get(number)
-        before = stream.state if stream is not None else _GIVEN_UP if number in self._given_up else _FREE
+        before = stream.state if stream is not None else self._past(number)
         state, actions = STEPS[before, happens]
         if stream is not None:
             stream.state = state
         elif state is not before:
             self._given_up.pop(number, None)
-            if state is not _FREE:
+            self._over.pop(number, None)
+            if state is not _OVER:
                 self._add(number, _Stream(opened, state))
         for action in actions:
             self._act(number, action, opened, reason)
-        if state is _FREE is not before and number % 2 == self._parity and number < self._next_number:
-            self._resting.append(number)
+        if state is _OVER is not before:
+            if self._was_ours(number):
+                self._resting.append(number)
+            else:
+                _remember(number, self._over, _MAX_OVER)
         elif state is _GIVEN_UP is not before:
-            self._given_up[number] = None
-            if len(self._given_up) > _MAX_GIVEN_UP:
-                del self._given_up[next(iter(self._given_up))]
+            _remember(number, self._given_up, _MAX_GIVEN_UP)
         return actions
+
+    def _past(self, number: int) -> StreamState:
+        """Return the state of a number that has no channel."""
+        return _GIVEN_UP if number in self._given_up else _OVER if number in self._over else _FREE
 
     def _act(self, number: int, action: StreamAction, opened: OpenMessage, reason: str) -> None:
         match action:
@@ -365,8 +375,10 @@ class DataChannels:
 
     def _may_refuse(self, number: int) -> bool:
         """Whether a channel that does not exist may take a place until it is reset; what was ours is reset already."""
-        was_ours = number % 2 == self._parity and number < self._next_number
-        return not was_ours and len(self._streams) < self._max_channels
+        return not self._was_ours(number) and len(self._streams) < self._max_channels
+
+    def _was_ours(self, number: int) -> bool:
+        return number % 2 == self._parity and number < self._next_number
 
     def _add(self, number: int, stream: _Stream) -> None:
         self._streams[number] = stream
@@ -473,3 +485,10 @@ class DataChannels:
         self._events.extend([ChannelClosed(number) for number in self._streams])
         self._streams.clear()
         self._events.append(event)
+
+
+def _remember(number: int, numbers: dict[int, None], limit: int) -> None:
+    """Add a number; the one that was added first is forgotten if there are too many."""
+    numbers[number] = None
+    if len(numbers) > limit:
+        del numbers[next(iter(numbers))]

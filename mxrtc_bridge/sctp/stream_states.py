@@ -22,6 +22,10 @@ class StreamState(Enum):
 
     FREE = "free"
     """No channel, and nothing is under way: here we may send an OPEN, if the number is one of ours."""
+    OVER = "over"
+    """Free again after a channel, and nothing has come since. To answer another reset by one of ours, as for a channel
+    that only they know of, would end the next channel: str0m 0.24 asks for each reset twice, and again for each of
+    ours."""
     OPEN = "open"
     CLOSING = "closing"
     """The end of our direction is asked for; neither has ended."""
@@ -97,6 +101,16 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.RESET_DONE: StreamStep(state.FREE),
             happens.SILENCE: StreamStep(state.FREE),
         },
+        state.OVER: {
+            happens.OPEN_RECEIVED: StreamStep(state.OPEN, (do.OFFER,)),
+            happens.ODD: StreamStep(state.CLOSING, (do.TELL_REFUSED, do.RESET)),
+            happens.ACK: StreamStep(state.OVER),
+            happens.MESSAGE: StreamStep(state.CLOSING, (do.DROP, do.TELL_REFUSED, do.RESET)),
+            happens.CLOSE: StreamStep(state.OVER),
+            happens.THEIR_RESET: StreamStep(state.OVER),
+            happens.RESET_DONE: StreamStep(state.OVER),
+            happens.SILENCE: StreamStep(state.OVER),
+        },
         state.OPEN: {
             happens.OPEN_RECEIVED: StreamStep(state.CLOSING, (do.TELL_CLOSING, do.TELL_REFUSED, do.RESET)),
             happens.ODD: StreamStep(state.CLOSING, (do.TELL_CLOSING, do.TELL_REFUSED, do.RESET)),
@@ -124,7 +138,7 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.MESSAGE: StreamStep(state.ENDED_THERE, (do.KEEP,)),
             happens.CLOSE: StreamStep(state.ENDED_THERE),
             happens.THEIR_RESET: StreamStep(state.ENDED_THERE, (do.KEEP,)),
-            happens.RESET_DONE: StreamStep(state.FREE, (do.TELL_CLOSED,)),
+            happens.RESET_DONE: StreamStep(state.OVER, (do.TELL_CLOSED,)),
             happens.SILENCE: StreamStep(state.ENDED_THERE),
         },
         state.ENDED_HERE: {
@@ -133,7 +147,7 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.ACK: StreamStep(state.ENDED_HERE, (do.AWAIT,)),
             happens.MESSAGE: StreamStep(state.ENDED_HERE, (do.DELIVER, do.AWAIT)),
             happens.CLOSE: StreamStep(state.ENDED_HERE),
-            happens.THEIR_RESET: StreamStep(state.FREE, (do.TELL_CLOSED,)),
+            happens.THEIR_RESET: StreamStep(state.OVER, (do.TELL_CLOSED,)),
             happens.RESET_DONE: StreamStep(state.ENDED_HERE),
             happens.SILENCE: StreamStep(state.GIVEN_UP, (do.TELL_CLOSED,)),
         },
@@ -143,7 +157,7 @@ def _table() -> dict[tuple[StreamState, StreamInput], StreamStep]:
             happens.ACK: StreamStep(state.GIVEN_UP),
             happens.MESSAGE: StreamStep(state.GIVEN_UP, (do.DROP,)),
             happens.CLOSE: StreamStep(state.GIVEN_UP),
-            happens.THEIR_RESET: StreamStep(state.FREE),
+            happens.THEIR_RESET: StreamStep(state.OVER),
             happens.RESET_DONE: StreamStep(state.GIVEN_UP),
             happens.SILENCE: StreamStep(state.GIVEN_UP),
         },

@@ -80,7 +80,7 @@ def test_resets_that_come_early_take_no_memory_however_many_they_are() -> None:
         puppet.poll()
         puppet.answers()
     assert not puppet.ended_because
-    assert puppet.unread == 1
+    assert puppet.unread == 0
 
 
 def test_channels_that_come_and_go_before_ours_is_reset_take_their_turns_at_the_same_price() -> None:

@@ -474,8 +474,42 @@ def test_channel_that_only_the_other_side_knows_of_can_be_closed(number: int) ->
     assert set(reconfigurations(puppet.answers())) == {b"\0\0\0\1", number.to_bytes(2, "big")}
     puppet.send(answer(puppet))
     assert (len(channels), events) == (0, [ChannelClosed(number)])
-    puppet.send(request(1, -1, number))
-    assert set(reconfigurations(puppet.answers())) == {b"\0\0\0\1", number.to_bytes(2, "big")}
+
+
+@pytest.mark.parametrize("number", [1, 5, 1022])
+def test_reset_that_is_asked_for_again_is_not_answered_by_one_of_ours(number: int) -> None:
+    """As str0m does at the end of each channel, and for each reset that it gets: the next channel would end by it."""
+    puppet, channels, events = hostile_channels()
+    if number % 2:
+        puppet.send(puppet.data(0, OPEN, stream=number, ppid=50))
+        puppet.answers()
+    last = -1 + number % 2
+    puppet.send(request(0, last, number))
+    asked = number.to_bytes(2, "big")
+    assert set(reconfigurations(puppet.answers())) == {b"\0\0\0\1", asked}
+    puppet.send(request(1, last, number))  # before they answer ours
+    puppet.send(answer(puppet))
+    puppet.send(request(2, last, number))  # and after
+    assert reconfigurations(puppet.answers()) == [b"\0\0\0\1"] * 2
+    assert (len(channels), events[-1]) == (0, ChannelClosed(number))
+    events.clear()
+    puppet.send(puppet.data(last + 1, b"of one that only they know of", stream=number, sequence=0))
+    assert reconfigurations(puppet.answers()) == [asked]
+    assert len(events) == 1
+
+
+def test_next_channel_of_a_number_begins_behind_a_reset_that_is_asked_for_again() -> None:
+    puppet, channels, events = hostile_channels()
+    puppet.send(puppet.data(0, OPEN, stream=1, ppid=50))
+    puppet.send(request(0, 0, 1))
+    puppet.answers()
+    events.clear()
+    puppet.send(request(1, 0, 1))
+    puppet.send(answer(puppet))
+    puppet.send(puppet.data(1, OPEN, stream=1, ppid=50))
+    assert events == [ChannelClosed(1), ChannelOffered(1, OpenMessage("x", ""))]
+    assert reconfigurations(puppet.answers()) == [b"\0\0\0\1"]
+    assert len(channels) == 1
 
 
 def test_channels_that_nobody_knows_of_are_reset_only_while_there_are_places() -> None:

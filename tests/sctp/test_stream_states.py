@@ -41,7 +41,7 @@ def test_a_message_has_one_fate_and_the_end_of_a_channel_is_told_once() -> None:
         if happens is StreamInput.MESSAGE:
             assert len(fates.intersection(step.actions)) == 1, state
         told = StreamAction.TELL_CLOSED in step.actions
-        none = (StreamState.FREE, StreamState.GIVEN_UP)
+        none = (StreamState.FREE, StreamState.OVER, StreamState.GIVEN_UP)
         gone = step.state in none and state not in none
         assert told == gone, (state, happens)
 
@@ -53,7 +53,7 @@ def test_our_direction_is_reset_once_before_it_has_ended() -> None:
         for happens in first:
             state, actions = STEPS[state, happens]
             resets += actions.count(StreamAction.RESET)
-            if state in (StreamState.FREE, StreamState.OPEN, StreamState.GIVEN_UP):
+            if state in (StreamState.OVER, StreamState.OPEN, StreamState.GIVEN_UP):
                 break
         assert resets == (state is not StreamState.OPEN), first
 
