@@ -73,7 +73,9 @@ def acting_as_owner(path: Path) -> Iterator[None]:
     Raises:
         ConfigError: nobody can say whose it is.
     """
-    owner = 0 if os.geteuid() != 0 else decider(path) if path.is_dir() else owner_of_bridge(path)
+    owner = decider(path) if os.geteuid() == 0 else 0
+    if os.geteuid() == 0 and owner == 0 and not path.is_dir():
+        owner = owner_of_bridge(path)
     if owner == 0:
         yield
         return

@@ -54,7 +54,7 @@ def init_command(
     output = output.absolute()
     paths = output / "config.yaml", output / "registration.yaml"
     for path in paths:
-        if path.exists() and not force:
+        if _exists(path) and not force:
             raise click.UsageError(f"{path} exists already; use --force to replace it, or --output for another folder.")
     if domain is None:
         if not sys.stdin.isatty():
@@ -122,6 +122,13 @@ def _target_text(text: str) -> str:
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     return text
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a folder above it that is closed to us, or a name that is too long
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write(output: Path, paths: tuple[Path, Path], texts: tuple[str, str], force: bool) -> None:

@@ -170,6 +170,22 @@ def test_init_says_when_the_folder_cannot_be_made(admin: Admin, tmp_path: Path) 
     assert "cannot be made" in err
 
 
+def test_a_path_that_no_file_can_have_is_no_trouble_that_passes(admin: Admin, tmp_path: Path) -> None:
+    """Root looks first whose it is, and must come to the same end."""
+    for command in ("who", "reload", "check", "identity"):
+        code, _, err = admin(command, "-c", tmp_path / ("x" * 300))
+        assert code == 78, command
+        assert "cannot be read: File name too long" in err
+        assert "Errno" not in err
+
+
+def test_init_says_in_words_what_is_wrong_with_the_folder_that_it_looks_into(admin: Admin, tmp_path: Path) -> None:
+    code, _, err = admin("init", *FLAGS, "--output", tmp_path / ("x" * 300))
+    assert code == 78
+    assert "config.yaml cannot be written: File name too long" in err
+    assert "Errno" not in err
+
+
 # -- example-config, registration -----------------------------------------------------------------------------------
 
 
