@@ -98,7 +98,7 @@ class EventRouter:
             message = parse_message(event.type, event.content)
         except EventError as error:
             self._counters.refusal(error.code)
-            self._seldom.info(event.sender, "x %s from %s ignored: %s", event.type, event.sender, error.code)
+            self._seldom.info(event.sender, "x %s from %s ignored: %s", event.type, event.sender, error.in_full)
             return
         call = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message, caller.device)
         await self._calls.manager.receive(call, local)

@@ -18,7 +18,8 @@
     ├── RemoteError              the other side broke a rule; it is told ``code``, and only its own session suffers
     │   ├── EventError           the content of an event, or an identifier in it
     │   │   └── UnknownKeyError  ... which was encrypted with a key that we do not have
-    │   ├── DescriptionError     an SDP description or a candidate
+    │   ├── DescriptionError     an SDP description
+    │   ├── CandidateError       a candidate
     │   ├── WireError            something on a data channel
     │   ├── FileNameError        the name of a file that is offered
     │   └── TransportError       ICE, DTLS or SCTP did not come up, or ended
@@ -186,9 +187,8 @@ class RefusalCode(StrEnum):
     SDP_TOO_LARGE = "sdp_too_large"
     UNKNOWN_TYPE = "unknown_type"
 
-    # A description of a call, or a candidate
+    # A description of a call
     BAD_ATTRIBUTE = "bad_attribute"
-    BAD_CANDIDATE = "bad_candidate"
     BAD_FINGERPRINT = "bad_fingerprint"
     BAD_LINE = "bad_line"
     BAD_SECTION = "bad_section"
@@ -217,13 +217,25 @@ class _RefusalError(RemoteError):
     def __init__(self, code: RefusalCode, message: str) -> None:
         super().__init__(code, message)
 
+    @property
+    def in_full(self) -> str:
+        """The code, by which it is counted, and the sentence, which names the field, what was found and the limit."""
+        return f"{self.code}: {self}"
+
 
 class EventError(_RefusalError):
     """A call event whose content breaks the schema or a limit."""
 
 
 class DescriptionError(_RefusalError):
-    """An SDP description or a candidate that we do not hand to the transport."""
+    """An SDP description that we do not hand to the transport."""
+
+
+class CandidateError(RemoteError):
+    """A candidate that is malformed. It costs nothing but itself, so it is left out, and refuses nothing."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_candidate", message)
 
 
 class WireError(RemoteError):

@@ -83,7 +83,7 @@ def _rate_limit(settings: CallSettings) -> RateLimit:
 
 def _read_offer(invite: Invite, addresses: AddressPolicy) -> Description:
     if invite.fault is not None:
-        raise DescriptionError(invite.fault, "the content of the event could not be read")
+        raise DescriptionError(invite.fault, invite.fault_text)
     return parse_description(invite.sdp, DescriptionType.OFFER, addresses)
 
 
@@ -456,7 +456,7 @@ class CallManager:
             offer = _read_offer(invite, self.settings.addresses)
         except DescriptionError as error:
             self._counters.refusal(error.code)
-            self._seldom.info(record.remote, "x offer of %s refused: %s: %s", record.remote, error.code, error)
+            self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.in_full)
             return InviteRefused(error.code), f"offer: {error.code}"
         return InviteAdmitted(offer), decision.rule
 

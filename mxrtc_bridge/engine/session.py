@@ -254,6 +254,7 @@ class Session:
             self._lacks(error.lack, str(error))
         except (StorageError, ConfigError) as error:
             self._seldom.warning(self.remote, "! %s", error, to=self._log)
+            self.failure = str(error)
             self._driver.feed(call.TransportFailed("unavailable"))
         except Exception as error:  # noqa: BLE001 - a defect of ours is written down with its traceback, and ends this call
             lack = lack_of(error)
@@ -308,7 +309,8 @@ class Session:
         try:
             self._peer.apply_answer(parse_description(sdp, DescriptionType.ANSWER, self._addresses))
         except DescriptionError as error:
-            self._seldom.info(self.remote, "! answer refused: %s", error.code, to=self._log)
+            self._seldom.info(self.remote, "! answer refused: %s", error.in_full, to=self._log)
+            self.failure = str(error)
             self._driver.feed(call.TransportFailed(error.code))
 
     async def _connect(self) -> None:

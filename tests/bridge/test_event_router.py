@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -172,3 +173,22 @@ async def test_calls_of_devices_wait_until_the_bridge_serves_and_are_judged_only
     world.verifies = True
     await world.router.receive_to_device(device, device)
     assert len(world.log) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"call_id": "x" * 300}, "bad_id: call_id has 300 characters; the limit is 255"),
+        ({"call_id": "\N{RIGHT-TO-LEFT OVERRIDE}\x1b[2J"}, "bad_id: call_id '\\u202e\\x1b[2J' does not have the form"),
+        ({"party_id": 5}, "bad_id: party_id must be a string, not int"),
+        ({"candidates": 5}, "bad_content: candidates must be a list, not int"),
+    ],
+)
+async def test_what_is_wrong_with_a_call_event_that_is_ignored_is_said(
+    world: World, content: dict[str, object], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    good = {"call_id": "c", "party_id": "p", "version": "1", "candidates": []}
+    assert await world.come("m.call.candidates", good | content) == []
+    assert f"x m.call.candidates from {ALICE} ignored: {words}" in caplog.text
+    assert world.counters.counted == [("refusal", words.partition(":")[0])]

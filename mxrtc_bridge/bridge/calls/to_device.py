@@ -164,7 +164,7 @@ class ToDeviceSignalling:
         try:
             message = _Message(device, caller, parse_call_to_device(event.content))
         except EventError as error:
-            self._refused(error.code, event.sender)
+            self._refused(error.code, event.sender, error.in_full)
             return
         channel = DevicePair(device.user, event.sender, caller.device)
         line = self._lines.get(channel)
@@ -249,7 +249,7 @@ class ToDeviceSignalling:
         try:
             ready = self._order.put(caller.user, caller.device, message.signal, has_right=self._may_call(message))
         except EventError as error:
-            self._refused(error.code, caller.user)
+            self._refused(error.code, caller.user, error.in_full)
             return
         for signal in ready:
             admitted = await self._admit(channel, message, signal)
@@ -314,9 +314,9 @@ class ToDeviceSignalling:
         await self._send(message.device, message.caller, channel, reject)
         return None
 
-    def _refused(self, code: RefusalCode, sender: UserId) -> None:
+    def _refused(self, code: RefusalCode, sender: UserId, why: str | None = None) -> None:
         self._counters.refusal(code)
-        self._seldom.info(sender, "x a message of a call from %s ignored: %s", sender, code)
+        self._seldom.info(sender, "x a message of a call from %s ignored: %s", sender, why or code)
 
     # To rooms and devices
 

@@ -151,7 +151,7 @@ def explain(
     return ClientError(code, words, defect=defect and bye is None)
 
 
-def _explained(  # noqa: C901, PLR0911 - one row each
+def _explained(  # noqa: C901, PLR0911, PLR0912 - one row each
     outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[int, int] | None, failure: str
 ) -> tuple[Exit, str]:
     if bye is not None:
@@ -177,8 +177,11 @@ def _explained(  # noqa: C901, PLR0911 - one row each
             return Exit.OFFLINE, "no answer; the bridge may not be running"
         case call.CallOutcome.FAILED, reason if reason in set(Lack):
             return Exit.RETRY, f"this machine lacks what a call needs: {failure}"
+        case call.CallOutcome.FAILED, reason if reason in _OF_DESCRIPTIONS:
+            words = f"this side cannot use what the bridge says of itself: {failure or 'no reason is known'} ({reason})"
+            return Exit.RETRY, f"{words}. Update mxrtc or the bridge, whichever is older"
         case call.CallOutcome.FAILED, reason:
-            return Exit.RETRY, f"the connection failed ({reason})"
+            return Exit.RETRY, f"the connection failed ({reason}){failure and ': '}{failure}"
         case _, "session_max":
             return Exit.RETRY, "the session has lasted for the longest that it may (session_max)"
         case _, reason:

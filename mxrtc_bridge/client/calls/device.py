@@ -166,7 +166,7 @@ class DeviceCalls:
                 self.clocks = _now_ms(), signal.sent_ms
                 self.listener(event.sender, signal.message)
         except EventError as error:
-            self._seldom.info(event.sender, "x a message of a call from %s ignored: %s", event.sender, error.code)
+            self._seldom.info(event.sender, "x a message of a call from %s ignored: %s", event.sender, error.in_full)
 
     def _session_begun(self, device: DeviceIdentity, by_us: bool) -> None:
         """Take into account that one of the two sides could not read the other.

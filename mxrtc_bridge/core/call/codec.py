@@ -252,7 +252,7 @@ def _read_invite(head: _Envelope, fields: dict[str, object]) -> Invite:
         _, sdp = _read_sdp("offer", fields.get("offer"), DescriptionType.OFFER)
         lifetime_ms = _read_lifetime(head.version, fields.get("lifetime"))
     except EventError as error:
-        return Invite(*head, "", DEFAULT_LIFETIME_MS, invitee, error.code)
+        return Invite(*head, "", DEFAULT_LIFETIME_MS, invitee, error.code, str(error))
     return Invite(*head, sdp, lifetime_ms, invitee)
 
 

@@ -7,7 +7,7 @@ Covers the Matrix specification's "Voice over IP" module, version 0 and "1". A v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
@@ -53,6 +53,8 @@ class Invite(_Message):
     invitee: UserId | None = None
     fault: RefusalCode | None = None
     """What is wrong with the rest, which then counts for nothing: the call is only to be refused, with this reason."""
+    fault_text: str = field(default="", compare=False)
+    """The same as a sentence for the admin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from mxrtc_bridge.core.errors import DescriptionError, RefusalCode
+from mxrtc_bridge.core.errors import CandidateError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpAddress
 
 MAX_CANDIDATE_CHARS = 512
@@ -56,8 +56,8 @@ class Candidate:
     related_port: int | None = None
 
 
-def _malformed(what: str) -> DescriptionError:
-    return DescriptionError(RefusalCode.BAD_CANDIDATE, f"the candidate is malformed: {what}")
+def _malformed(what: str) -> CandidateError:
+    return CandidateError(f"the candidate is malformed: {what}")
 
 
 def _number(text: str, name: str, low: int, high: int) -> int:
@@ -112,7 +112,7 @@ def parse_candidate(line: str, policy: AddressPolicy) -> Candidate | None:
         a host name for an address, or refused by ``policy``.
 
     Raises:
-        DescriptionError: it is malformed, or longer than 512 characters (code ``bad_candidate``).
+        CandidateError: it is malformed, or longer than 512 characters.
     """
     foundation, component, transport, priority, address, port, _, kind, *rest = _fields(line)
     if _FOUNDATION.fullmatch(foundation) is None:
@@ -175,7 +175,7 @@ class CandidateIntake:
             return None
         try:
             candidate = parse_candidate(line, self._policy)
-        except DescriptionError:
+        except CandidateError:
             return None
         if candidate is None or candidate in self._taken:
             return None

@@ -190,7 +190,7 @@ class Verifications:
             transaction = transaction_of(event.content)
         except EventError as error:
             self._seldom.info(
-                event.sender, "x a message of a verification from %s ignored: %s", event.sender, error.code
+                event.sender, "x a message of a verification from %s ignored: %s", event.sender, error.in_full
             )
             return True
         await self._take(event.sender, Received(event.type, event.content), transaction, None, None)
@@ -232,7 +232,7 @@ class Verifications:
         try:
             request = parse_sas_event(received.type, received.content)
         except EventError as error:
-            self._seldom.info(sender, "x a request of %s ignored: %s", sender, error.code)
+            self._seldom.info(sender, "x a request of %s ignored: %s", sender, error.in_full)
             return None
         assert isinstance(request, Request)
         age_ms = self._wall_ms() - ((request.timestamp_ms or 0) if sent_ms is None else sent_ms)

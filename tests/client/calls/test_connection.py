@@ -110,6 +110,13 @@ def test_a_call_by_a_room_that_nobody_wanted_says_why(capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["by_room_because"] == connection.why_by_room
 
 
+def test_what_is_known_of_a_connection_that_failed_is_said() -> None:
+    ended = call.CallEnded(call.CallOutcome.FAILED, "sctp_failed")
+    known = explain(ended, None, None, "no SCTP association within 10 s")
+    assert str(known) == "the connection failed (sctp_failed): no SCTP association within 10 s"
+    assert str(explain(ended, None)) == "the connection failed (sctp_failed)"
+
+
 @pytest.mark.parametrize("reason", ["bad_content", "sdp_too_large", "small_messages", "bad_attribute", "media_refused"])
 def test_refused_description_is_no_lack_of_a_right(reason: str) -> None:
     error = explain(call.CallEnded(call.CallOutcome.REJECTED, reason), None)
@@ -320,6 +327,7 @@ def lost(outcome: call.CallOutcome, reason: str, *, was_up: bool = False, no_ser
 def test_a_stream_that_a_lost_connection_has_cut_says_what_became_of_the_connection() -> None:
     """Its channel is closed by that without a word, of which nobody knows what to think."""
     ended = EndedCall(call.CallEnded(call.CallOutcome.FAILED, "consent expired"), was_up=True)
+    ended.failure = ""
     connection = Connection(PEER, ended, ended)  # type: ignore[arg-type]
     cut = StreamFinished(StreamOutcome.LOST, "closed", "the channel closed before the stream had ended", 5, 7)
     with pytest.raises(ClientError, match=r"was cut \(the connection failed \(consent expired\)\) after 5") as caught:

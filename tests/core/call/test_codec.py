@@ -142,7 +142,10 @@ def test_a_lifetime_is_moved_into_its_bounds(lifetime: int, expected: int) -> No
 @pytest.mark.parametrize("lifetime", [True, 60_000.0, "60000", [], ..., None])
 def test_a_lifetime_that_is_no_integer_is_a_fault_of_the_invite(lifetime: object) -> None:
     expected = Invite(C1, P1, Version.V1, "", DEFAULT_LIFETIME_MS, fault=RefusalCode.BAD_CONTENT)
-    assert read("invite", lifetime=lifetime) == expected
+    message = read("invite", lifetime=lifetime)
+    assert message == expected
+    assert isinstance(message, Invite)
+    assert message.fault_text.startswith("lifetime must be an integer in milliseconds, not ")
 
 
 def test_a_version_0_invite_without_lifetime_has_the_default_one() -> None:
@@ -389,3 +392,5 @@ def test_any_json_value_is_read_or_refused_and_nothing_else(event_type: str, con
         assert parse_message(again, rewritten) == message
         return
     assert 0 < len(sentence) < 400
+    assert sentence.isascii()
+    assert sentence.isprintable()

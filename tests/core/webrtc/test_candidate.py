@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.errors import DescriptionError
+from mxrtc_bridge.core.errors import CandidateError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.candidate import (
     MAX_CANDIDATE_LINES,
@@ -113,7 +113,7 @@ def test_candidate_is_refused_without_complaint_when_it_is_of_no_use(line: str) 
     ],
 )
 def test_candidate_is_an_error_when_it_is_malformed(line: str) -> None:
-    with pytest.raises(DescriptionError) as caught:
+    with pytest.raises(CandidateError) as caught:
         parse_candidate(line, POLICY)
     assert caught.value.code == "bad_candidate"
     assert "203.0.113" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_candidate_is_an_error_when_it_is_malformed(line: str) -> None:
 def test_candidate_may_have_512_characters_but_not_more() -> None:
     line = "candidate:1 1 udp 2122260223 203.0.113.7 50000 typ host x "
     assert parse_candidate(line.ljust(512, "y"), POLICY) == HOST
-    with pytest.raises(DescriptionError, match="513 characters"):
+    with pytest.raises(CandidateError, match="513 characters"):
         parse_candidate(line.ljust(513, "y"), POLICY)
 
 
@@ -135,7 +135,7 @@ def test_candidate_survives_writing_and_reading(candidate: Candidate) -> None:
 def test_candidate_is_read_or_refused_or_an_error_whatever_the_text(line: str) -> None:
     try:
         candidate = parse_candidate(line, POLICY)
-    except DescriptionError:
+    except CandidateError:
         return
     if candidate is not None:
         assert parse_candidate(format_candidate(candidate), POLICY) == candidate
