@@ -223,14 +223,22 @@ def detail_of(error: BaseException) -> str:
     return ""
 
 
+def _tls_fault(error: ssl.SSLError) -> str:
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return "no TLS is spoken there; perhaps it is turn: with transport=tcp"
+    return f"TLS: {error.reason or type(error).__name__}".lower().replace("_", " ").replace("tls", "TLS", 1)
+
+
 def without_addresses(error: BaseException) -> str:
     """What is known about a failure, without what may hold an address."""
     if isinstance(error, stun.TransactionFailed):
         return f"error {error.response.error_code}"
     if isinstance(error, socket.gaierror):
         return "its name does not resolve"
+    if isinstance(error, ConnectionAbortedError):
+        return "it closes the connection; perhaps it wants TLS there (turns:), or is no TURN server"
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or type(error).__name__}".lower().replace("_", " ").replace("tls", "TLS", 1)
+        return _tls_fault(error)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return type(error).__name__

@@ -22,7 +22,7 @@ from aioice.turn import TurnClientMixin
 
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.candidate import parse_candidate
-from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
+from mxrtc_bridge.core.webrtc.gathering_report import ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
 from mxrtc_bridge.rtc.datagrams import GuardedStun
@@ -295,13 +295,17 @@ def silent(transport: str) -> Iterator[int]:
 
 
 async def outcome(server: TurnServer) -> ServerOutcome:
+    return (await attempt(server)).outcome
+
+
+async def attempt(server: TurnServer) -> ServerAttempt:
     peer = make_peer(plan=ServerPlan(turn=(server,)), servers_timeout_s=5.0)
     await peer.create_offer()
     await peer.late_candidates()
-    (attempt,) = peer.gathering_report().attempts
+    (made,) = peer.gathering_report().attempts
     await peer.close()
-    assert attempt.uri == server.uri
-    return attempt.outcome
+    assert made.uri == server.uri
+    return made
 
 
 async def test_refused_credentials_are_told_from_a_relay(coturn: Coturn) -> None:
@@ -365,10 +369,24 @@ async def test_server_that_closes_the_connection_is_not_waited_for() -> None:
     async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        server = TurnServer("127.0.0.1", port, "tcp", False, "u", "p")
         async with asyncio.timeout(4.0):
-            assert await outcome(TurnServer("127.0.0.1", port, "tcp", False, "u", "p")) is ServerOutcome.FAILED
+            failed = await attempt(server)
+        assert (failed.outcome, failed.detail[:24]) == (ServerOutcome.FAILED, "it closes the connection")
+
+
+async def test_server_without_tls_where_it_is_named_with_it_is_told() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await reader.read()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        failed = await attempt(TurnServer("127.0.0.1", port, "tcp", True, "u", "p"))
+    assert (failed.outcome, failed.detail[:22]) == (ServerOutcome.FAILED, "no TLS is spoken there")
 
 
 @pytest.mark.parametrize(
