@@ -116,6 +116,7 @@ class IceConnection(Connection):
         self._sink: RunSink | None = None
         self._relayed: deque[bytes] = deque()
         self._consent = Consent(self, settings)
+        self._giving_back: asyncio.Task[None] | None = None
         self._check_s = LONGEST_FIRST_WAIT_S
         self._loop = asyncio.get_running_loop()
 
@@ -427,8 +428,21 @@ class IceConnection(Connection):
 
     async def query_consent(self) -> None:
         """Watch over the path until it ends."""
-        self.path_end = await self._consent.watch()
+        spare = self._loop.call_later(self._settings.spare_relay_s, self._give_back_spare_relays)
+        try:
+            self.path_end = await self._consent.watch()
+        finally:
+            spare.cancel()
         self.wake()
+
+    def _give_back_spare_relays(self) -> None:
+        """End the allocations that the path does not need: a server has a limited number of them, and so has a user."""
+        used = {pair.protocol for pair in self._nominated.values()}
+        spare = [each for each in self._protocols if each.local_candidate.type == "relay" and each not in used]
+        for protocol in spare:
+            self._protocols.remove(protocol)
+        if spare:
+            self._giving_back = asyncio.create_task(_close_relays(spare), name="spare-relays")
 
     def nominated_pairs(self) -> list[CandidatePair]:
         """Return the pairs that are in use."""
@@ -468,6 +482,8 @@ class IceConnection(Connection):
         await super().close()
         if relays:
             await _close_relays(relays)
+        if self._giving_back is not None:
+            await self._giving_back
 
 
 async def _close_relays(relays: list[StunProtocol]) -> None:

@@ -34,6 +34,8 @@ class RtcSettings:
     channel_refresh_s: float = 240.0
     """After how long a channel of a TURN server is bound again; its permission ends after 300 (RFC 8656 section 9), and
     where binding fails it is tried every 10 s until then."""
+    spare_relay_s: float = 60.0
+    """How long a relayed address is kept that the path does not use; in its first moments another may be chosen."""
     ice_timeout_s: float = 25.0
     check_again_s: float = 0.5
     """How long the answer to a check of a path is waited for before it is asked again; longer with many paths."""

@@ -78,7 +78,7 @@ async def coturn(tmp_path: FilePath) -> AsyncIterator[Coturn]:
 
 
 @contextlib.asynccontextmanager
-async def running_coturn(tmp_path: FilePath, host: str = "127.0.0.1") -> AsyncIterator[Coturn]:
+async def running_coturn(tmp_path: FilePath, *more: str, host: str = "127.0.0.1") -> AsyncIterator[Coturn]:
     """A server that is reached at ``host``, and relays from loopback."""
     port = free_range(1)
     options = [
@@ -99,6 +99,7 @@ async def running_coturn(tmp_path: FilePath, host: str = "127.0.0.1") -> AsyncIt
         "--simple-log",
         f"--pidfile={tmp_path / 'pid'}",
         f"--db={tmp_path / 'db'}",
+        *more,
     ]
     process = await asyncio.create_subprocess_exec(
         TURNSERVER, *options, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, cwd=tmp_path
@@ -316,7 +317,7 @@ async def test_refused_credentials_are_told_from_a_relay(coturn: Coturn) -> None
 
 @pytest.mark.skipif(not IPV4, reason="needs an address besides loopback")
 async def test_server_that_does_not_know_its_outer_address_is_told_from_one_that_does(tmp_path: FilePath) -> None:
-    async with running_coturn(tmp_path, IPV4[0]) as coturn:
+    async with running_coturn(tmp_path, host=IPV4[0]) as coturn:
         assert await outcome(coturn.plan().turn[0]) is ServerOutcome.PRIVATE
 
 
@@ -456,6 +457,27 @@ async def test_channel_that_could_not_be_bound_again_is_tried_soon_and_is_used_m
             while len(failed) < 2:
                 ours.channel.send("again")
                 await theirs.until_count(len(theirs.events) + 1)
+
+
+@pytest.mark.parametrize("policy", [IcePolicy.ALL, IcePolicy.RELAY])
+async def test_relayed_address_that_the_path_does_not_use_is_given_back(tmp_path: FilePath, policy: IcePolicy) -> None:
+    """A server gives each user so many; a session of days must not keep one that it has no use for."""
+    async with running_coturn(tmp_path, "--user-quota=1") as coturn:
+        (server,) = coturn.plan("tcp").turn
+        settings = {"consent_interval_s": 0.1, "spare_relay_s": 0.3}
+        async with Pair(make_peer(plan=coturn.plan("tcp"), policy=policy, **settings)) as pair:
+            ours, theirs = await pair.open()
+            until = asyncio.get_running_loop().time() + 1.0
+            assert await outcome(server) is ServerOutcome.QUOTA
+            if policy is IcePolicy.ALL:
+                async with asyncio.timeout(5.0):
+                    while await outcome(server) is not ServerOutcome.OK:
+                        pass
+            while policy is IcePolicy.RELAY and asyncio.get_running_loop().time() < until:
+                assert await outcome(server) is ServerOutcome.QUOTA
+            ours.channel.send("still here")
+            assert await theirs.until_count(2) == ["opened", "still here"]
+        assert pair.caller.lost == []
 
 
 def _without_hosts(description: Description) -> Description:
