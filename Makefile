@@ -58,7 +58,7 @@ MORE_WORKERS = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 4))
 # elsewhere, and few bytes are moved. tests/conftest.py says which files begin first.
 REAL := -m "real and not alone"
 BY_FILE := --numprocesses auto --dist loadfile --no-loadscope-reorder
-MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
+MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py tests/rtc/test_turn_faults.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 
 # On a slow machine a test can be late because of what is beside it. Files in which something has failed are run once more,
