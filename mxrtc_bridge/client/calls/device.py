@@ -142,17 +142,24 @@ class DeviceCalls:
         Raises:
             HomeserverError: it was not taken.
         """
-        async with self._sending:
-            if not self._open:
-                # The control channel has said it.
-                log.debug("the device is given back: %s of a call of %s by %s is not sent", step, sender, self.route)
-                return
-            said = self._said.setdefault(message.call_id, [])
-            signal = CallToDevice(len(said), _now_ms(), message)
-            said.append(signal)
-            await self._device.sender.send([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
-            if isinstance(message, Invite):
-                self.invited.set()
+        try:
+            async with self._sending:
+                if self._open:
+                    await self._say(message)
+        except HomeserverError:
+            if self._open:
+                raise
+        if not self._open:
+            # The control channel has said it.
+            log.debug("the device is given back: %s of a call of %s by %s is not sent", step, sender, self.route)
+
+    async def _say(self, message: CallMessage) -> None:
+        said = self._said.setdefault(message.call_id, [])
+        signal = CallToDevice(len(said), _now_ms(), message)
+        said.append(signal)
+        await self._device.sender.send([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
+        if isinstance(message, Invite):
+            self.invited.set()
 
     async def handle(self, _device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what has come for our device: only the one that was called is heard, and only encrypted."""
@@ -238,10 +245,12 @@ class DeviceCalls:
 
     async def close(self) -> None:
         """Send nothing more, once what is being sent has gone."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_SENDS_S), self._sending:
-                pass
-        self._open = False
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SENDS_S), self._sending:
+                    pass
+        finally:
+            self._open = False
 
 
 def _now_ms() -> int:

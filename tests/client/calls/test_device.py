@@ -31,6 +31,7 @@ from mxrtc_bridge.client.waiting import HOMESERVER
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_device_content, parse_call_to_device
 from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
+from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 from mxrtc_bridge.storage.crypto import CryptoStore
@@ -102,6 +103,29 @@ async def test_what_we_say_is_numbered_and_ends_with_the_device() -> None:
     await world.calls.close()
     await world.calls.send(ALICE, HANGUP, "hangup")
     assert [(signal.seq, type(signal.message)) for signal in world.own.sent] == [(0, Invite), (1, Hangup)]
+
+
+async def test_what_is_lost_as_the_device_is_given_back_in_a_hurry_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that is told to end closes the connection to the homeserver under what is being sent."""
+    world, cut = World(), asyncio.Event()
+
+    async def is_cut(*_: object) -> None:
+        await cut.wait()
+        raise HomeserverError("this connection to the homeserver has been closed")
+
+    monkeypatch.setattr(world.own, "send", is_cut)
+    sending = asyncio.create_task(world.calls.send(ALICE, INVITE, "invite"))
+    await turns()
+    closing = asyncio.create_task(world.calls.close())
+    await turns()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    cut.set()
+    await sending
+    await world.calls.send(ALICE, HANGUP, "hangup")
 
 
 async def test_the_device_that_was_called_is_heard_and_nothing_else() -> None:
