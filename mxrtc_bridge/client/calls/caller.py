@@ -13,6 +13,7 @@ import gc
 import importlib
 import logging
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -67,6 +68,8 @@ GOODBYE_S = 3.0
 LOADS_AFTER_S = 0.05
 """How long the homeserver has before what makes a connection is loaded, a quarter of all that is: where it is not
 there, that is said sooner, and where it is far away, it is waited for meanwhile."""
+
+_RTC = "mxrtc_bridge.rtc.factory"
 
 TRIES = 3
 """Calls by devices that are placed, where the answer to the one before could not be read."""
@@ -419,8 +422,10 @@ class Caller:
         """Load what makes a connection, unless the homeserver is known not to be there."""
         await asyncio.wait([turn], timeout=LOADS_AFTER_S)
         if self._waiting.cause is None and not (turn.done() and turn.exception() is not None):
-            importlib.import_module("mxrtc_bridge.rtc.factory")
-            gc.freeze()
+            is_loaded = _RTC in sys.modules
+            importlib.import_module(_RTC)
+            if not is_loaded:
+                gc.freeze()  # once: what is left of calls before would stay for ever
 
     async def _find_room(self, peer: UserId) -> RoomId:
         """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""

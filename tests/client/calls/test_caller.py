@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -64,7 +65,31 @@ def context(tmp_path: Path) -> Context:
     return Context(StateFolder(tmp_path / "state"), Report(quiet=True), CallOptions(interfaces=("lo",)))
 
 
+async def no_servers(_: Homeserver) -> tuple[IceServer, ...]:
+    return ()
+
+
 LOGIN = Login("http://127.0.0.1:1", ALICE, "LAPTOP", "secret-token")
+
+
+def test_what_is_left_of_a_call_is_no_part_of_the_program(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would never be collected, and a command that calls again for weeks would grow with each call."""
+    calls = Calls()
+    monkeypatch.setattr(caller_module, "calls_by_device", calls.calls_by_device)
+    monkeypatch.setattr(Homeserver, "turn_server", no_servers)
+
+    async def story() -> None:
+        async with Caller(context, LOGIN) as caller:
+            calling = asyncio.create_task(caller.call(PEER).__aenter__())
+            await asyncio.sleep(1)
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+    virtual_time.run(story())
+    frozen = gc.get_freeze_count()
+    virtual_time.run(story())
+    assert len(calls.invites) == 3
+    assert gc.get_freeze_count() == frozen
 
 
 def test_a_call_that_is_made_again_has_the_same_question_for_turn_servers(
@@ -102,12 +127,9 @@ async def test_a_call_that_is_up_ends_with_a_command_that_is_told_to_end_while_i
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
             self.up.set()
 
-    async def none(_: Homeserver) -> tuple[IceServer, ...]:
-        return ()
-
     monkeypatch.setattr(caller_module, "calls_by_device", Calls(putting_away).calls_by_device)
     monkeypatch.setattr(caller_module, "ClientChannels", Up)
-    monkeypatch.setattr(Homeserver, "turn_server", none)
+    monkeypatch.setattr(Homeserver, "turn_server", no_servers)
 
     def calls_left() -> int:
         return sum(task.get_name() == "call" for task in asyncio.all_tasks())
