@@ -76,6 +76,9 @@ was repeated then."""
 CHECK_PACE_S = 0.05
 """For each pair: with many of them checks are repeated later, and not all at once (RFC 8445 section 14.3)."""
 
+MAX_ROLE_CONFLICTS = 3
+"""Of one check, before it has failed. One is usual; aioice would go on for as long as the other side says so."""
+
 
 class RunSink(Protocol):
     """Gets payload once DTLS is up: in runs, without a queue in between."""
@@ -118,6 +121,7 @@ class IceConnection(Connection):
         self._consent = Consent(self, settings)
         self._giving_back: asyncio.Task[None] | None = None
         self._check_s = LONGEST_FIRST_WAIT_S
+        self._conflicts: dict[CandidatePair, int] = {}  # of the checks that are under way
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -240,7 +244,18 @@ class IceConnection(Connection):
 
     async def check_start(self, pair: CandidatePair) -> None:
         """Run one check; a socket that cannot send fails the pair and not the task."""
+        conflicts = self._conflicts.get(pair)
+        if conflicts is not None:
+            # The same check once more, in the other role, as the answer to it was a role conflict.
+            self._conflicts[pair] = conflicts + 1
+            if conflicts < MAX_ROLE_CONFLICTS:
+                await super().check_start(pair)
+            else:
+                self.check_state(pair, CandidatePair.State.FAILED)
+                self.check_complete(pair)
+            return
         began = self._loop.time()
+        self._conflicts[pair] = 0
         asking = asyncio.create_task(self._keep_asking(pair))
         try:
             await super().check_start(pair)
@@ -252,6 +267,7 @@ class IceConnection(Connection):
             self.check_complete(pair)
         finally:
             asking.cancel()
+            self._conflicts.pop(pair, None)
 
     async def _keep_asking(self, pair: CandidatePair) -> None:
         """Repeat a check at the rate of RFC 8445 section 14.3 for as long as it lasts, without doubling the pause."""
