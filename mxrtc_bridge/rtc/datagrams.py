@@ -14,7 +14,7 @@ from aioice.ice import Connection, StunProtocol
 
 Address = tuple[str, int]
 
-_PARSER_ERRORS = (struct.error, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError)
+PARSER_ERRORS = (struct.error, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError)
 """What the STUN parser and its handlers raise for malformed messages."""
 
 
@@ -65,5 +65,5 @@ class GuardedStun(StunProtocol):
         else:
             try:
                 super().datagram_received(data, addr)
-            except _PARSER_ERRORS:
+            except PARSER_ERRORS:
                 self._guard.drops.malformed += 1

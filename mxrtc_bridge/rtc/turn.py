@@ -12,18 +12,32 @@ import ssl
 import struct
 from abc import abstractmethod
 from collections.abc import Coroutine
+from contextlib import suppress
 
 from aioice import stun, turn
 
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
-from mxrtc_bridge.rtc.datagrams import Address, GuardedStun
+from mxrtc_bridge.rtc.datagrams import PARSER_ERRORS, Address, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import TurnServer
 
 log = logging.getLogger(__name__)
 
-SERVER_ERRORS = (OSError, ValueError, LookupError, stun.TransactionError, asyncio.IncompleteReadError)
+SERVER_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    stun.TransactionError,
+    asyncio.IncompleteReadError,
+    struct.error,  # what it has us repeat, as its nonce, is longer than a message can be
+)
 """What asking a server raises when it is the server, or the way to it, that is at fault."""
+
+LEAST_REFRESH_S = 5.0
+"""Between two refreshes of an allocation. A server that names no lifetime at all would be asked without a pause."""
+
+MESSAGES_PER_TURN = 256
+"""Messages of one connection before others get their turn. The smallest have four bytes, and a read can have 64 KiB."""
 
 _OUTCOMES_OF_CODES = {
     401: ServerOutcome.CREDENTIALS,
@@ -120,6 +134,29 @@ class _Client(turn.TurnClientMixin):
             pause_s /= 24
         self._refresh_at[channel] = self._loop.time() + pause_s
 
+    async def refresh(self, time_to_expiry: float) -> None:
+        """Keep the allocation until it is given back, or the server does not know it any more.
+
+        Args:
+            time_to_expiry: seconds, as the server says.
+        """
+        while True:
+            await asyncio.sleep(max(5 / 6 * time_to_expiry, LEAST_REFRESH_S))
+            request = stun.Message(message_method=stun.Method.REFRESH, message_class=stun.Class.REQUEST)
+            request.attributes["LIFETIME"] = self.lifetime
+            try:
+                response, _ = await self.request_with_retry(request)
+                time_to_expiry = response.attributes["LIFETIME"]
+            except SERVER_ERRORS as error:
+                log.debug("TURN allocation not refreshed: %s", without_addresses(error))
+                self.transport.close()  # it expires, so it is of no use
+                return
+
+    def datagram_received(self, data: bytes | str, addr: Address) -> None:
+        """Take a message of the server; one that cannot be read is dropped."""
+        with suppress(*PARSER_ERRORS):
+            super().datagram_received(data, addr)
+
     async def unless_gone(self, work: Coroutine[None, None, None]) -> None:
         """Do ``work``.
 
@@ -163,9 +200,44 @@ class _Client(turn.TurnClientMixin):
 
 
 class _TcpClient(_Client, turn.TurnClientTcpProtocol):
+    """By a connection, in which messages follow each other (RFC 8656 section 3.1, RFC 8489 section 6.2.2)."""
+
+    _rest = b""
+
     def give_back(self) -> None:
         self._refresh_no_more()
         self.transport.abort()  # an allocation ends with its connection (RFC 8656 section 5); TLS would wait
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was read; aioice's own copies all of it for each message that is in it."""
+        self._rest += data
+        self._take_messages()
+
+    def _take_messages(self) -> None:
+        data, position, taken = self._rest, 0, 0
+        while taken < MESSAGES_PER_TURN and not self.transport.is_closing():
+            size = _size_of_message(data[position : position + 4])
+            if len(data) - position < size:
+                break
+            self.datagram_received(data[position : position + size], self.server)
+            position += size
+            taken += 1
+        self._rest = data[position:]
+        if self.transport.is_closing():
+            return
+        if taken == MESSAGES_PER_TURN:
+            self.transport.pause_reading()
+            self._loop.call_soon(self._take_messages)
+        else:
+            self.transport.resume_reading()
+
+
+def _size_of_message(head: bytes) -> int:
+    """How long a message is in a stream, by its first four bytes; as long as those where not all are there."""
+    if len(head) < 4:
+        return 4
+    length = int.from_bytes(head[2:])
+    return length + stun.padding_length(length) + (4 if turn.is_channel_data(head) else stun.HEADER_LENGTH)
 
 
 class _UdpClient(_Client, turn.TurnClientUdpProtocol):
@@ -178,8 +250,9 @@ class _UdpClient(_Client, turn.TurnClientUdpProtocol):
         if self.integrity_key is not None and not self.transport.is_closing():
             request = stun.Message(message_method=stun.Method.REFRESH, message_class=stun.Class.REQUEST)
             request.attributes["LIFETIME"] = 0
-            getattr(self, "_TurnClientMixin__add_authentication")(request)  # noqa: B009 - private to its class
-            self.send_stun(request, self.server)
+            with suppress(struct.error):  # with a nonce that fits into no request there is no allocation either
+                getattr(self, "_TurnClientMixin__add_authentication")(request)  # noqa: B009 - private to its class
+                self.send_stun(request, self.server)
         self.transport.close()
 
 
@@ -232,7 +305,7 @@ def _tls_fault(error: ssl.SSLError) -> str:
 def without_addresses(error: BaseException) -> str:
     """What is known about a failure, without what may hold an address."""
     if isinstance(error, stun.TransactionFailed):
-        return f"error {error.response.error_code}"
+        return f"error {error.response.error_code or 'without a number'}"
     if isinstance(error, socket.gaierror):
         return "its name does not resolve"
     if isinstance(error, ConnectionAbortedError):
@@ -241,4 +314,5 @@ def without_addresses(error: BaseException) -> str:
         return _tls_fault(error)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
-    return type(error).__name__
+    nonsense = isinstance(error, (ConnectionError, LookupError, struct.error))
+    return "its answer makes no sense" if nonsense else type(error).__name__

@@ -1,0 +1,133 @@
+"""What a TURN server can do that lies, or whoever stands between: give no relay, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import cast
+
+import pytest
+from aioice import stun
+
+from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
+from mxrtc_bridge.rtc.ice_servers import ServerPlan, TurnServer
+from mxrtc_bridge.rtc.peer import DataPeerConnection
+from tests.rtc.peers import make_peer
+from tests.waiting import turns, until
+
+pytestmark = pytest.mark.both_loops
+
+SUCCESS, ERROR = 0x100, 0x110
+LIFETIME, REALM, NONCE, RELAYED, MAPPED = 0x0D, 0x14, 0x15, 0x16, 0x20
+
+Answer = Callable[[bytes], bytes]
+"""What the server says to a request."""
+
+
+def message(kind: int, request: bytes, *attributes: tuple[int, bytes]) -> bytes:
+    """Return an answer to a request with these attributes, right or wrong."""
+    body = b"".join(struct.pack("!HH", name, len(value)) + value + bytes(-len(value) % 4) for name, value in attributes)
+    return struct.pack("!HHI", int.from_bytes(request[:2]) | kind, len(body), stun.COOKIE) + request[8:20] + body
+
+
+def allocated(request: bytes, lifetime: bytes) -> bytes:
+    address = b"\0\1" + stun.xor_data(struct.pack("!H4B", 50_000, 203, 0, 113, 9), request[8:20])
+    return message(SUCCESS, request, (LIFETIME, lifetime), (MAPPED, address), (RELAYED, address))
+
+
+class Liar(asyncio.DatagramProtocol, asyncio.Protocol):
+    """Answers every request alike, by UDP and by TCP.
+
+    Attributes:
+        requests: how many have come.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.requests = 0
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.requests += 1
+        cast(asyncio.DatagramTransport, self._transport).sendto(self._answer(data), addr)
+
+    def data_received(self, data: bytes) -> None:
+        self.requests += 1
+        cast(asyncio.Transport, self._transport).write(self._answer(data))
+
+
+@contextlib.asynccontextmanager
+async def lying(transport: str, answer: Answer) -> AsyncIterator[tuple[Liar, DataPeerConnection]]:
+    """A server, and a peer that is about to ask it."""
+    loop, liar = asyncio.get_running_loop(), Liar(answer)
+    if transport == "udp":
+        endpoint, _ = await loop.create_datagram_endpoint(lambda: liar, local_addr=("127.0.0.1", 0))
+        port, close = endpoint.get_extra_info("sockname")[1], endpoint.close
+    else:
+        server = await loop.create_server(lambda: liar, "127.0.0.1", 0)
+        port, close = server.sockets[0].getsockname()[1], server.close
+    turn = TurnServer("127.0.0.1", port, transport, False, "user", "secret")
+    peer = make_peer(plan=ServerPlan(turn=(turn,)), gather_timeout_s=0.3, servers_timeout_s=0.6)
+    try:
+        yield liar, peer
+    finally:
+        await peer.close()
+        close()
+
+
+@pytest.fixture
+def errors() -> Iterator[list[object]]:
+    """What was raised where nobody could take it: each would be a traceback in the log."""
+    found: list[object] = []
+    yield found
+    assert found == []
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_answer_that_cannot_be_read_is_dropped_without_a_traceback(transport: str, errors: list[object]) -> None:
+    """A lifetime of two bytes; whoever guesses a port could fill the log with such datagrams."""
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with lying(transport, lambda request: 3 * message(SUCCESS, request, (LIFETIME, b"\0\1"))) as (liar, peer):
+        assert "typ host" in await peer.create_offer()
+        assert liar.requests
+
+
+async def test_nonce_that_fits_into_no_request_costs_the_relay_and_not_the_call() -> None:
+    error = (0x09, b"\0\0\4\1")
+
+    def answer(request: bytes) -> bytes:
+        return message(ERROR, request, error, (REALM, b"r"), (NONCE, bytes(65_500)))
+
+    async with lying("tcp", answer) as (_, peer):
+        assert "typ host" in await peer.create_offer()
+        (attempt,) = peer.gathering_report().attempts
+        assert (attempt.outcome, attempt.detail) == (ServerOutcome.FAILED, "its answer makes no sense")
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_relay_without_a_lifetime_is_not_asked_to_be_kept_without_a_pause(transport: str) -> None:
+    async with lying(transport, lambda request: allocated(request, bytes(4))) as (liar, peer):
+        assert "typ relay" in await peer.create_offer()
+        for _ in range(20):
+            await turns(10)
+        assert liar.requests == 1
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("smallest", [b"\x40\0\0\0", b"\1\1\0\0" + bytes(16)], ids=["channel data", "answer"])
+async def test_flood_of_small_messages_on_a_connection_keeps_nobody_waiting(smallest: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    async with lying("tcp", lambda _: smallest * (4 * 1024 * 1024 // len(smallest))) as (liar, peer):
+        offering = asyncio.create_task(peer.create_offer())
+        await until(lambda: liar.requests)
+        longest, at = 0.0, loop.time()
+        while not offering.done():
+            await turns(1)
+            longest, at = max(longest, loop.time() - at), loop.time()
+        assert "typ host" in await offering
+        assert longest < 0.1
