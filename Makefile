@@ -22,7 +22,8 @@ BIN := .venv/bin
 SYNAPSE := matrix-synapse>=1.141,<2
 PYTEST_ARGS ?=
 LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \
-	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py tests/nets
+	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py tests/nets \
+	tests/rtc/test_interop.py tests/rtc/test_interop_loss.py
 
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
@@ -89,7 +90,7 @@ coverage-floors: $(TEST_READY)
 	$(BIN)/python -m tests.coverage_floors --raise
 
 .PHONY: test-long
-test-long: packages-test $(TEST_READY) $(SYNAPSE_READY)
+test-long: packages-long $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY) build/interop/str0m
 	MXRTC_LONG_TESTS=1 $(BIN)/pytest -rP $(LONG_TESTS) $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -158,9 +159,11 @@ clean:
 	rm -rf .venv .synapse tests/browser/node_modules tests/rtc/interop/node_modules build dist bench.json .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find mxrtc_bridge tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: packages-test packages-demo
+.PHONY: packages-test packages-long packages-demo
 packages-test:
 	@.ci/packages test
+packages-long:
+	@.ci/packages long
 packages-demo:
 	@.ci/packages demo
 
@@ -187,3 +190,6 @@ tests/rtc/interop/node_modules/.ready: tests/rtc/interop/package.json tests/rtc/
 
 build/interop/pion: $(wildcard tests/rtc/interop/pion/*) .ci/interop | packages-test
 	.ci/interop pion
+
+build/interop/str0m: $(wildcard tests/rtc/interop/str0m/*) .ci/interop | packages-long
+	.ci/interop str0m

@@ -22,6 +22,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from tests.long import LONG
 from tests.rtc.peers import RecordingPeer, answer_of, offer_of
 
 FOLDER = Path(__file__).parent / "interop"
@@ -32,7 +33,8 @@ NODE_PROGRAMS = {
     "libwebrtc": ["w3c.mjs", "@roamhq/wrtc"],
     "werift": ["w3c.mjs", "werift"],
 }
-BUILT = ("pion",)
+BUILT = ("pion", "str0m") if LONG else ("pion",)
+"""To build str0m takes minutes."""
 BROWSERS = ("chromium", "firefox")
 ALL = (*NODE_PROGRAMS, *BUILT, *BROWSERS)
 

@@ -52,8 +52,10 @@ async def test_messages_of_every_size_and_kind_come_back(
         limit = ours.peer._association._message_limit
         assert limit == (max_message if implementation != "werift" else 64 * KIB)
         sizes = [1, 0, 1, 1159, 1160, 1161, 16 * KIB, limit - 1, limit]
-        if implementation == "werift":
-            sizes.remove(0)  # it says nothing any more after an empty message
+        if implementation in ("werift", "str0m"):
+            # After an empty message nothing more comes: str0m sends no packet, but counts one (RFC 8831 section 6.6
+            # wants one of a zero byte).
+            sizes.remove(0)
         messages: list[str | bytes] = [kind * size for size in sizes for kind in (b"x", "y")]
         messages.append("\u20ac" * (limit // 3))  # the limit is one of bytes, not of characters
         for message in messages:
@@ -149,25 +151,25 @@ async def test_many_channels_one_after_the_other(other: OtherPeer, it_offers: bo
         await ours.peer.close()
 
 
-async def one_after_the_other(other: OtherPeer, ours: RecordingPeer, turn: int) -> None:
+async def one_after_the_other(other: OtherPeer, ours: RecordingPeer, turn: int, timeout_s: float = 15.0) -> None:
     batch, before = 20, len(ours.offered)
     mine = [RecordingChannel(ours.peer.open_channel(f"ours {turn} {n}", "x")) for n in range(batch)]
     for n in range(batch):
         other.tell(kind="open", label=f"theirs {turn} {n}", protocol="x")
-    await ours.until(lambda recorder: len(recorder.offered) == before + batch, 30.0)
+    await ours.until(lambda recorder: len(recorder.offered) == before + batch, 2 * timeout_s)
     everyone = mine + ours.offered[before:]
     for channel in everyone:
-        await other.until("open", label=channel.channel.label)
+        await other.until("open", timeout_s=timeout_s, label=channel.channel.label)
         channel.channel.send(channel.channel.label)
-        await channel.until_count(2)
+        await channel.until(lambda channel: len(channel.events) >= 2, timeout_s)
     for n, channel in enumerate(everyone):
         if n % 2:
             other.tell(kind="close", label=channel.channel.label)
         else:
             channel.channel.close()
     for channel in everyone:
-        await channel.until_closed()
-        await other.until("closed", label=channel.channel.label)
+        await channel.until(lambda channel: "closed" in channel.events, timeout_s)
+        await other.until("closed", timeout_s=timeout_s, label=channel.channel.label)
         assert channel.events == ["opened", channel.channel.label, "closed"]
     other.seen.clear()
 

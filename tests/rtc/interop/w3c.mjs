@@ -1,7 +1,9 @@
 // A peer of a W3C implementation for Node.js, named by the first argument, that speaks the lines of peer.mjs.
+import { webcrypto } from "node:crypto";
 import readline from "node:readline";
 import { serve } from "./w3c.js";
 
+globalThis.crypto ??= webcrypto;  // Node.js 18 has it under this name only
 const say = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 const name = process.argv[2];
 const { default: module, ...named } = await import(name);

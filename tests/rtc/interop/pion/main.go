@@ -63,12 +63,10 @@ func (s *speaker) check(err error) {
 	}
 }
 
-// channel is a data channel, and what a "sink" has seen instead of sending it back.
+// channel is a data channel, and what has come if it is a "sink".
 type channel struct {
 	*webrtc.DataChannel
-	lock  sync.Mutex
-	seen  hash.Hash
-	bytes int
+	seen hash.Hash
 }
 
 type peer struct {
@@ -131,17 +129,15 @@ func (p *peer) watch(made *webrtc.DataChannel) {
 	c.OnClose(func() { p.say(message{"kind": "closed", "label": c.Label()}) })
 	c.OnMessage(func(received webrtc.DataChannelMessage) {
 		<-opened // what was said is in order
-		if c.Protocol() == "sink" {
-			c.lock.Lock()
-			defer c.lock.Unlock()
-			c.seen.Write(received.Data)
-			c.bytes += len(received.Data)
-			return
-		}
 		// A channel that closes meanwhile takes nothing any more, which is no fault.
-		if received.IsString {
+		switch sink := c.Protocol() == "sink"; {
+		case sink && received.IsString:
+			_ = c.SendText(hex.EncodeToString(c.seen.Sum(nil)))
+		case sink:
+			c.seen.Write(received.Data)
+		case received.IsString:
 			_ = c.SendText(string(received.Data))
-		} else {
+		default:
 			_ = c.Send(received.Data)
 		}
 	})
@@ -172,12 +168,6 @@ func (p *peer) flood(c *channel, total, size int) {
 		}
 	}
 	p.say(message{"kind": "flooded", "label": c.Label()})
-}
-
-func (p *peer) digest(c *channel) {
-	c.lock.Lock()
-	defer c.lock.Unlock()
-	p.say(message{"kind": "digest", "label": c.Label(), "bytes": c.bytes, "sha256": hex.EncodeToString(c.seen.Sum(nil))})
 }
 
 func (p *peer) describe(description webrtc.SessionDescription, err error) {
@@ -214,8 +204,6 @@ func (p *peer) handle(c command) {
 		p.check(known.Close())
 	case "flood":
 		go p.flood(known, c.Total, c.Size)
-	case "digest":
-		p.digest(known)
 	case "quit":
 		p.check(p.Close())
 		os.Exit(0)
