@@ -106,6 +106,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
     },
     "What stands between our peer and a library has to be reached where the two meet, to send what no peer sends.": {
         "bench/channel.py": "_received",
+        "rtc/lossy.py": "_association _dtls",
         "rtc/peers.py": "_association _machine _receiver",
         "rtc/test_certificates.py": "_cert _create_ssl_context _key",
         "rtc/test_consent.py": "_ice _protocols _send",
