@@ -37,6 +37,7 @@ LIMITS = {"calls_per_user": 50, "invites_per_minute": 600}
 """Of the bridge's configuration: tests call often."""
 
 TURN_UDP, TURN_TCP = (f"turn:{TURN_NAME}:3478?transport={transport}" for transport in ("udp", "tcp"))
+STUN = f"stun:{TURN_NAME}:3478"
 TURNS = f"turns:{TURN_NAME}:443?transport=tcp"
 
 
@@ -71,7 +72,7 @@ class Seen:
     """What a person saw of a command."""
 
     code: int
-    out: str
+    out: bytes
     said: str
     seconds: float
     """From the start of the program to its end."""
@@ -87,7 +88,7 @@ class Seen:
         return int(self._connected()[2]) / 1000
 
     def _connected(self) -> re.Match[str]:
-        found = re.search(r"^connected to build: (\w+) \(.*\), (\d+) ms", self.said, re.M)
+        found = re.search(r"^connected to build\S*: (\w+) \(.*\), (\d+) ms", self.said, re.M)
         assert self.code == 0, self.said
         assert found is not None, self.said
         return found
@@ -99,6 +100,35 @@ class Tunnel:
 
     process: ManagedProcess
     ports: dict[str, int] = field(default_factory=dict)
+
+
+class Fetching:
+    """Bytes of the service ``source`` that come."""
+
+    def __init__(self, reader: asyncio.StreamReader, size: int) -> None:
+        self._reader = reader
+        self._size = size
+        self._hash = hashlib.sha256()
+        self._count = 0
+
+    async def until(self, count: int) -> float:
+        """Read on until there are so many bytes; returns the longest time without one."""
+        longest, last = 0.0, time.monotonic()
+        while self._count < count:
+            data = await self._reader.read(65536)
+            if not data:
+                raise ConnectionResetError(f"the stream has ended after {self._count} bytes")
+            self._hash.update(data)
+            self._count += len(data)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        return longest
+
+    async def end(self) -> float:
+        """Read to the end, where all has to be right; returns the longest time without a byte."""
+        longest = await self.until(self._size)
+        assert await self._reader.read(1) == b""
+        assert self._hash.hexdigest() == sha256_of_source(self._size)
+        return longest
 
 
 class Bed(World):
@@ -131,7 +161,6 @@ class Bed(World):
         bed.net, bed.usual_settings = net, settings
         bed.program = net.bridge.command(*trusting, BIN / "mxrtc-bridge")
         bed.client = net.client.command(*trusting, BIN / "mxrtc")
-        bed.names()
         bed.usual_network()
         for name, handler in {"echo": echo, "digest": digest, "source": source, "tick": tick}.items():
             await bed.serve(name, handler)
@@ -152,7 +181,6 @@ class Bed(World):
     async def test(self) -> AsyncIterator[None]:
         """The networks and settings of a test, and the end of what it starts."""
         await self.line(Quality())
-        self.names()
         self.usual_network()
         async with AsyncExitStack() as self._test:
             yield
@@ -167,6 +195,8 @@ class Bed(World):
 
     def usual_network(self) -> None:
         """Both sides behind routers as homes have them; the bridge's lets the homeserver through to it."""
+        self.net.usual_lans()
+        self.names()
         self.bridge_nat()
         for router in (self.net.client_router, self.net.mobile):
             router.rules(Nat.PORT_RESTRICTED)
@@ -176,7 +206,7 @@ class Bed(World):
     ) -> None:
         """Have the bridge's router do ``nat``; see :meth:`Router.rules`."""
         appservice = f"tcp dport {APPSERVICE_PORT}"
-        self.net.bridge_router.rules(nat, drop=tuple(drop), forward=(appservice, *forward))
+        self.net.bridge_router.rules(nat, drop=drop, forward=(appservice, *forward))
 
     async def line(self, there: Quality, back: Quality | None = None) -> None:
         """Give the client's line a quality, ``there`` from the internet to it."""
@@ -210,14 +240,14 @@ class Bed(World):
         self.settings = settings
         await self.start_bridge()
 
-    async def start_turn(self, *options: str) -> ManagedProcess:
+    async def start_turn(self, *options: str, secret: str = SECRET) -> ManagedProcess:
         """Run coturn, at 3478 by UDP and TCP and at 443 by TLS, until the test ends or the server is ended."""
         self._runs += 1
         address, certificate = ADDRESSES[TURN_NAME], self.folder / "servers.pem"
         argv = self.net.turn.command(
             "turnserver", "-n", "--no-cli", "--simple-log", "--log-file=stdout", f"--realm={DOMAIN}",
             f"--listening-ip={address}", f"--relay-ip={address}", "--listening-port=3478", "--tls-listening-port=443",
-            "--min-port=50000", "--max-port=50400", "--use-auth-secret", f"--static-auth-secret={SECRET}",
+            "--min-port=50000", "--max-port=50400", "--use-auth-secret", f"--static-auth-secret={secret}",
             f"--cert={certificate}", f"--pkey={certificate}", f"--pidfile={self.folder / 'turn.pid'}",
             f"--db={self.folder / 'turn.db'}", *options,
         )  # fmt: skip
@@ -233,7 +263,20 @@ class Bed(World):
         began = time.monotonic()
         code, out, said = await self.run_mxrtc("alice", *args, stdin=stdin, timeout_s=timeout_s)
         assert "Traceback" not in said, said
-        return Seen(code, out.decode(), said, time.monotonic() - began)
+        return Seen(code, out, said, time.monotonic() - began)
+
+    async def fetch(self, size: int, *options: str) -> Seen:
+        """Fetch so many bytes of the service ``source``, which must be right if the command says so."""
+        seen = await self.see(*options, "nc", "build/source", stdin=b"%d\n" % size)
+        assert seen.code or hashlib.sha256(seen.out).hexdigest() == sha256_of_source(size)
+        return seen
+
+    async def give(self, size: int, *options: str) -> Seen:
+        """Give so many bytes to the service ``digest``, which must have them as they were if the command says so."""
+        data = random.Random(size).randbytes(size)
+        seen = await self.see(*options, "nc", "build/digest", stdin=data)
+        assert seen.code or seen.out.decode().strip() == hashlib.sha256(data).hexdigest()
+        return seen
 
     async def tunnel(self, *services: str, options: Sequence[str] = ()) -> Tunnel:
         """Run ``mxrtc connect`` with a free port for each service, until the test ends."""
@@ -263,6 +306,50 @@ class Bed(World):
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         return await asyncio.open_connection(sock=sock)
+
+    @asynccontextmanager
+    async def fetching(self, tunnel: Tunnel, size: int) -> AsyncIterator[Fetching]:
+        """Fetch so many bytes of the service ``source`` by a tunnel."""
+        reader, writer = await self.open(tunnel.ports["source"])
+        writer.write(b"%d\n" % size)
+        try:
+            yield Fetching(reader, size)
+        finally:
+            writer.close()
+
+    async def until_works(self, tunnel: Tunnel, timeout_s: float = 60) -> float:
+        """Open streams to ``echo`` until one answers; returns how long that took."""
+        began = time.monotonic()
+        async with asyncio.timeout(timeout_s):
+            while not await self._answers(tunnel.ports["echo"]):
+                await asyncio.sleep(POLL_INTERVAL_S)
+        return time.monotonic() - began
+
+    async def _answers(self, port: int) -> bool:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(10):
+                reader, writer = await self.open(port)
+                try:
+                    writer.write(b"?")
+                    return await reader.read(1) == b"?"
+                finally:
+                    writer.close()
+        return False
+
+
+async def longest_gap(ticks: asyncio.StreamReader, seconds: float) -> float:
+    """Read what ``tick`` gives for a while; returns the longest time without a line.
+
+    Raises:
+        OSError: the stream was cut, or has ended.
+    """
+    longest, last = 0.0, time.monotonic()
+    end = last + seconds
+    while last < end:
+        if not await ticks.readline():
+            raise ConnectionResetError("the stream has ended")
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    return longest
 
 
 # Services, and what is made of them

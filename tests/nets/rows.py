@@ -27,6 +27,18 @@ ROWS = (
         ordinary=True,
     ),
     Row(
+        2,
+        "The bridge's router forwards a range of UDP ports (`ice.advertise`, `port_range`), and there is no server; "
+        "the client's router is any",
+        "direct",
+    ),
+    Row(
+        3,
+        "Routers of all kinds on both sides, and a STUN or TURN server",
+        "direct; relayed where one router has another port for each destination and the other one lets in only who it "
+        "knows",
+    ),
+    Row(
         4,
         "The client's network lets no UDP out; the TURN server takes TCP as well",
         "relayed",
@@ -37,6 +49,59 @@ ROWS = (
         "The client's network lets out nothing but TCP to port 443; the TURN server has TLS there, with a certificate "
         "of a private authority that the machine trusts (`SSL_CERT_FILE`)",
         "relayed, without any option",
+        ordinary=True,
+    ),
+    Row(
+        6,
+        "A line with a round trip of 0.3 to 0.6 seconds, and TURN or STUN by UDP",
+        "direct",
+        ordinary=True,
+    ),
+    Row(
+        7,
+        "Such a line that lets no UDP out, or loses every twentieth packet, and TURN by TLS alone",
+        "relayed",
+    ),
+    Row(
+        8,
+        "Strict routers on both sides, and a TURN server that is down, has another secret, or is full",
+        "nothing: exit code 5; the sentence and `mxrtc-bridge check` name the server and its fault",
+    ),
+    Row(
+        9,
+        "A TURN server that keeps relays for a minute only, and is then killed and started again",
+        "relayed without a gap; when it is killed streams are cut, and new ones work by themselves",
+    ),
+    Row(
+        10,
+        "A TURN server that takes connections and says nothing, and a good one behind it",
+        "relayed",
+    ),
+    Row(
+        11,
+        "The TURN server has IPv6 and IPv4 addresses, and its IPv6 leads nowhere",
+        "relayed",
+        ordinary=True,
+    ),
+    Row(
+        12,
+        "The homeserver has IPv6 and IPv4 addresses, and its IPv6 leads nowhere",
+        "direct",
+    ),
+    Row(
+        13,
+        "IPv6 alone on both sides; IPv6 alone on one and IPv4 alone on the other; private IPv6 beside IPv4",
+        "direct; between the versions relayed, by a TURN server with both",
+    ),
+    Row(
+        14,
+        "Packets above 1400, 1280 or 1232 bytes vanish without a word; interfaces of 9000, 1420 or 1280 bytes",
+        "direct or relayed, at full rate",
+    ),
+    Row(
+        15,
+        "A network whose packets have at most 1200, 1000 or 576 bytes",
+        "direct",
         ordinary=True,
     ),
 )

@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,6 +16,8 @@ from tests.links import Quality, Wire
 
 APPSERVICE_PORT = 29350
 CLONE_NEWNET = 0x40000000
+NOWHERE = "2a0a:dead::"
+"""A network of IPv6 from which nothing ever comes back."""
 FILES_OF_NAMESPACES = Path("/etc/netns")
 """Where ``ip netns exec`` finds files that stand for those of ``/etc``."""
 
@@ -103,13 +105,16 @@ class Router(Host):
         """Its public address."""
         return f"4.0.{self.number}.2"
 
-    def rules(self, nat: Nat, *, drop: tuple[str, ...] = (), forward: tuple[str, ...] = ()) -> None:
+    def rules(
+        self, nat: Nat, *, drop: Sequence[str] = (), forward: Sequence[str] = (), clamp: int | None = None
+    ) -> None:
         """Replace what the router does, and have it forget all connections.
 
         Args:
             nat: what it does to addresses.
             drop: rules of nftables; the packets of either direction that one of them fits are lost without a word.
             forward: rules for packets from the internet, which go to the host.
+            clamp: the largest segment that it lets TCP agree on, as routers on narrow lines do.
         """
         to_host = [f'iifname "wan" {rule} dnat to {self.behind}' for rule in forward]
         masquerade, firewall = [], []
@@ -119,7 +124,8 @@ class Router(Host):
             firewall = ['iifname "wan" ct status dnat accept', 'iifname "wan" ct state new drop']
         if nat is Nat.FULL_CONE:
             to_host.append(f'iifname "wan" udp dport 1024-65535 dnat to {self.behind}')
-        through = [*(f"{rule} drop" for rule in drop), *firewall]
+        clamping = [] if clamp is None else [f"tcp flags syn tcp option maxseg size set {clamp}"]
+        through = [*clamping, *(f"{rule} drop" for rule in drop), *firewall]
         chains = [
             ("ip addresses", "from_wan", "nat hook prerouting priority dstnat", to_host),
             ("ip addresses", "to_wan", "nat hook postrouting priority srcnat", masquerade),
@@ -176,12 +182,33 @@ class Internet:
             self._address(self.core, f"core{number}", f"4.0.{number}.1", f"2a0a:{number}::1")
             self._address(host, "wan", f"4.0.{number}.{last}", f"2a0a:{number}::{last}")
             host.run(f"ip route add default via 4.0.{number}.1\nip -6 route add default via 2a0a:{number}::1")
-        for router in self.routers:
-            self._address(router, "lan", gateway(router.behind))
-        for host, router in ((self.bridge, self.bridge_router), (self.client, self.client_router)):
-            self._address(host, "eth0", router.behind)
-            host.run(f"ip route add default via {gateway(router.behind)}")
+        self.core.run(f"ip -6 route add blackhole {NOWHERE}/32")
         return self
+
+    def usual_lans(self) -> None:
+        """Give bridge and client their private IPv4 addresses, and no other way out."""
+        self._address(self.mobile, "lan", gateway(self.mobile.behind))
+        for host, router in ((self.bridge, self.bridge_router), (self.client, self.client_router)):
+            self._address(router, "lan", gateway(router.behind))
+            self._address(host, "eth0", router.behind)
+            host.run(f"ip link set eth0 mtu 1500\nip route replace default via {gateway(router.behind)}")
+            router.run("ip link set lan mtu 1500")
+        self.client.run("ip address flush dev eth1\nip link set eth1 down")
+
+    def with_ipv6(self, host: Host, *, ipv4: bool = True) -> None:
+        """Give bridge or client a public IPv6 address too, or instead."""
+        router = self.bridge_router if host is self.bridge else self.client_router
+        network = f"2a0a:{router.number}1:"
+        router.run(f"ip address add {network}:1/64 dev lan")
+        host.run(f"ip address add {network}:10/64 dev eth0\nip -6 route replace default via {network}:1")
+        self.core.run(f"ip -6 route replace {network}:/64 via 2a0a:{router.number}::2")
+        if not ipv4:
+            host.run("ip -4 address flush dev eth0")
+
+    def lan_mtu(self, mtu: int) -> None:
+        """Let no larger packets through the client's own network."""
+        for host, interface in ((self.client, "eth0"), (self.client_router, "lan")):
+            host.run(f"ip link set {interface} mtu {mtu}")
 
     async def __aexit__(self, *_: object) -> None:
         await self.line.__aexit__()

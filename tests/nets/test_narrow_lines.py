@@ -1,0 +1,60 @@
+"""Lines that carry no large packets, from the start or from some moment on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.links import Quality
+from tests.nets.bed import STUN, TURN_UDP, Bed
+from tests.nets.topology import Nat
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
+
+Note = Callable[[str, float], None]
+
+MEGABYTE = 1_000_000
+
+
+async def both_ways(bed: Bed) -> float:
+    """Fetch a megabyte and give one, which both must be right; returns the longer time."""
+    seen = [await bed.fetch(MEGABYTE), await bed.give(MEGABYTE)]
+    assert [each.code for each in seen] == [0, 0], seen
+    return max(each.seconds for each in seen)
+
+
+@pytest.mark.parametrize("largest", [1400, 1280, 1232])
+async def test_row_14_what_is_too_large_for_a_line_and_vanishes_is_sent_in_smaller_pieces(
+    bed: Bed, note: Note, largest: int
+) -> None:
+    await bed.start_turn()
+    await bed.set_up(STUN)
+    bed.net.client_router.rules(Nat.PORT_RESTRICTED, clamp=largest - 40)
+    await bed.line(Quality(largest_bytes=largest))
+    note(f"a megabyte at {largest} bytes", await both_ways(bed))
+
+
+async def test_row_14_a_relay_behind_such_a_line_is_used_as_well(bed: Bed, note: Note) -> None:
+    await bed.start_turn()
+    await bed.set_up(TURN_UDP)
+    bed.bridge_nat(Nat.SYMMETRIC)
+    bed.net.client_router.rules(Nat.SYMMETRIC, clamp=1200)
+    await bed.line(Quality(largest_bytes=1240))
+    note("relayed at 1240 bytes", await both_ways(bed))
+
+
+@pytest.mark.parametrize("mtu", [9000, 1420, 1280])
+async def test_row_14_interfaces_of_any_size_are_used(bed: Bed, note: Note, mtu: int) -> None:
+    await bed.start_turn()
+    await bed.set_up(STUN)
+    bed.net.lan_mtu(mtu)
+    note(f"a megabyte with an interface of {mtu}", await both_ways(bed))
+
+
+@pytest.mark.parametrize("mtu", [1200, 1000, 576])
+async def test_row_15_narrow_networks_carry_everything(bed: Bed, note: Note, mtu: int) -> None:
+    await bed.start_turn()
+    await bed.set_up(STUN)
+    bed.net.lan_mtu(mtu)
+    note(f"a megabyte at {mtu} bytes", await both_ways(bed))
