@@ -18,7 +18,13 @@ MAX_EARLY = 256
 MAX_EARLY_OF_USER = 16
 """The rest is left out."""
 
-_Call = tuple[CallRoute, CallId, UserId, UserId]
+_Call = tuple[CallRoute, CallId, UserId, UserId, str | None]
+
+
+def _call_of(event: CallEvent, local: UserId) -> _Call:
+    """What must be the same in the invite: also the key of the device, as what another one sends is of no call."""
+    key = None if event.device is None else event.device.ed25519
+    return (event.route, event.message.call_id, local, event.sender, key)
 
 
 class EarlyMessages:
@@ -34,13 +40,12 @@ class EarlyMessages:
         """Keep a message of a call that is not known."""
         self._forget(now)
         if Counter(call[3] for _, call, _ in self._kept)[event.sender] < MAX_EARLY_OF_USER:
-            call = (event.route, event.message.call_id, local, event.sender)
-            self._kept = [*self._kept[-MAX_EARLY + 1 :], (now, call, event.message)]
+            self._kept = [*self._kept[-MAX_EARLY + 1 :], (now, _call_of(event, local), event.message)]
 
     def take(self, now: float, invite: CallEvent, local: UserId) -> list[CallMessage]:
         """Return what the caller has said of the call before, in the order of its coming, and keep it no more."""
         self._forget(now)
-        wanted = (invite.route, invite.message.call_id, local, invite.sender)
+        wanted = _call_of(invite, local)
         taken = [message for _, call, message in self._kept if call == wanted]
         self._kept = [each for each in self._kept if each[1] != wanted]
         return taken

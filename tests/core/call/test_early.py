@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from mxrtc_bridge.core.call.early import KEPT_FOR_S, MAX_EARLY, MAX_EARLY_OF_USER, EarlyMessages
 from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Hangup, Version
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
+from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId
 from tests.core.call.messages import MALLORY, PEER, USER, candidates, hangup, invite
 
 ROOM, OTHER_ROOM = RoomId("!a:example.org"), RoomId("!b:example.org")
 OTHER_PEER = UserId("@rtc_other:example.org")
 
 
-def event(message: CallMessage, sender: UserId = USER, room: RoomId = ROOM) -> CallEvent:
-    return CallEvent(room, EventId("$e"), sender, 0, message)
+def event(message: CallMessage, sender: UserId = USER, room: RoomId = ROOM, key: str | None = None) -> CallEvent:
+    device = None if key is None else CallerDevice(DeviceId("PHONE"), key, Trust.UNSIGNED)
+    return CallEvent(room, EventId("$e"), sender, 0, message, device)
 
 
 def another(number: int) -> CallMessage:
@@ -30,6 +32,13 @@ def test_messages_of_the_call_and_its_caller_come_once_and_in_order() -> None:
     assert early.take(3, event(invite()), PEER) == [candidates(1), hangup()]
     assert early.take(3, event(invite()), PEER) == []
     assert len(early) == 4
+
+
+def test_what_another_key_has_sent_is_no_part_of_the_call() -> None:
+    early = EarlyMessages()
+    for key in (None, "another", "same"):
+        early.put(0, event(hangup() if key != "same" else candidates(1), key=key), PEER)
+    assert early.take(1, event(invite(), key="same"), PEER) == [candidates(1)]
 
 
 def test_message_is_kept_for_the_lifetime_of_an_invite() -> None:
