@@ -40,6 +40,9 @@ MAX_IN_LINE = 28
 from each of them."""
 _THREAD_ABOVE = 32 * 1024
 """Larger bodies are parsed in a thread, so that sessions do not notice; up to here that takes 10 ms at worst."""
+PREFIXES = ("/_matrix/app/v1", "")
+"""Before the paths of requests: homeservers ask without one that are old, or think that we are (application service
+API, "Legacy routes")."""
 _OPEN_PATHS = frozenset({"/_matrix/mau/live", "/_matrix/mau/ready"})
 
 log = logging.getLogger(__name__)
@@ -119,11 +122,14 @@ class AppserviceEndpoint:
     def application(self) -> web.Application:
         """Make the aiohttp application; serve it with :class:`mxrtc_bridge.web.server.Server`."""
         application = web.Application(middlewares=[self._guard], client_max_size=self._max_body)
-        application.router.add_put("/_matrix/app/v1/transactions/{txn_id}", self._transaction)
-        application.router.add_get("/_matrix/app/v1/users/{user_id}", self._user, allow_head=False)
-        application.router.add_get("/_matrix/app/v1/rooms/{alias}", self._room, allow_head=False)
+        for prefix in PREFIXES:
+            application.router.add_put(prefix + "/transactions/{txn_id}", self._transaction)
+            application.router.add_get(prefix + "/users/{user_id}", self._user, allow_head=False)
+            application.router.add_get(prefix + "/rooms/{alias}", self._room, allow_head=False)
         application.router.add_post("/_matrix/app/v1/ping", self._ping)
-        application.router.add_get("/_matrix/app/v1/thirdparty/{rest:.*}", self._thirdparty, allow_head=False)
+        for version in ("v1", "unstable"):
+            path = f"/_matrix/app/{version}/thirdparty/{{rest:.*}}"
+            application.router.add_get(path, self._thirdparty, allow_head=False)
         application.router.add_get("/_matrix/mau/live", self._live)
         application.router.add_get("/_matrix/mau/ready", self._ready)
         return application

@@ -134,6 +134,7 @@ AUTH_VARIANTS: list[tuple[dict[str, str], str, str]] = [
     [
         ("PUT", "/_matrix/app/v1/transactions/1"),
         ("PUT", "/transactions/1"),
+        ("GET", "/users/@rtc_build:example.org"),
         ("GET", "/_matrix/app/v1/users/@rtc_build:example.org"),
         ("GET", "/_matrix/app/v1/rooms/%23a:example.org"),
         ("POST", "/_matrix/app/v1/ping"),
@@ -154,12 +155,13 @@ async def test_without_the_token_nothing_is_told_or_done(
     assert site.sink.asked == []
 
 
+@pytest.mark.parametrize("prefix", ["/_matrix/app/v1", ""])
 async def test_token_in_the_query_alone_is_accepted_and_not_logged(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All that homeservers sent before version 1.4 of the specification."""
     caplog.set_level(logging.DEBUG)
-    path = f"/_matrix/app/v1/transactions/1?access_token={TOKEN}"
+    path = f"{prefix}/transactions/1?access_token={TOKEN}"
     async with site.http.put(site.url(path), data=b'{"events": [{"event_id": "$1"}]}') as response:
         assert response.status == 200
     assert site.sink.accepted == [("1", [{"event_id": "$1"}])]
@@ -397,7 +399,12 @@ async def test_transaction_id_has_a_limit(site: Site, length: int, status: int) 
         ("/_matrix/app/v1/thirdparty/protocol/irc", 404, "M_NOT_FOUND"),
         ("/_matrix/app/v1/thirdparty/user?a=b", 404, "M_NOT_FOUND"),
         ("/_matrix/app/v1/unknown", 404, "M_UNRECOGNIZED"),
-        ("/users/@rtc_build:example.org", 404, "M_UNRECOGNIZED"),
+        ("/users/%40rtc_build%3Aexample.org", 200, None),
+        ("/users/@rtc_other:example.org", 404, "M_NOT_FOUND"),
+        ("/rooms/%23build%3Aexample.org", 404, "M_NOT_FOUND"),
+        ("/_matrix/app/unstable/thirdparty/protocol/irc", 404, "M_NOT_FOUND"),
+        ("/_matrix/app/v2/users/@rtc_build:example.org", 404, "M_UNRECOGNIZED"),
+        ("/transactions/1", 405, "M_UNRECOGNIZED"),
         ("/_matrix/app/v1/ping", 405, "M_UNRECOGNIZED"),
         ("/_matrix/app/v1/transactions/1", 405, "M_UNRECOGNIZED"),
     ],
