@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -73,6 +74,26 @@ async def test_a_bridge_without_its_interface_says_so_in_its_log(world: World) -
             "The bridge could not take the call; its log says why" in said.partition("mxrtc: build: ")[2].capitalize()
         )
         await bridge.wait_for_line(r"no network interface matches \(eth9\)", 5)
+        await bridge.terminate(20)
+    finally:
+        del world.settings["ice"]
+
+
+async def test_a_bridge_that_may_use_relays_only_and_has_none(world: World) -> None:
+    assert world.bridge is not None
+    await world.bridge.terminate(20)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"turn:127.0.0.1:{closed.getsockname()[1]}"
+    server = {"urls": [uri], "username": "user", "credential": "secret"}
+    remote = {"loopback": True, "private": True}
+    world.settings["ice"] = {"interfaces": ["lo"], "remote": remote, "policy": "relay", "servers": [server]}
+    try:
+        bridge = await world.start_bridge()
+        code, _, said = await world.run_mxrtc("alice", "ping", "build", timeout_s=LIMIT_S)
+        assert code == 5, said
+        assert "build: no packets can pass, as the bridge may use relays only, and no TURN server gives it one" in said
+        await bridge.wait_for_line("this machine lacks what a call needs: none of 1 TURN servers gave a relayed", 5)
         await bridge.terminate(20)
     finally:
         del world.settings["ice"]

@@ -91,6 +91,9 @@ class Connection:
 
 
 NO_PACKETS = "signalling works, but no packets pass between the two sides"
+NO_RELAY_THERE = (
+    "no packets can pass, as the bridge may use relays only, and no TURN server gives it one; tell its admin"
+)
 
 
 def is_without_path(outcome: call.CallEnded, *, was_up: bool) -> bool:
@@ -158,6 +161,8 @@ def _explained(  # noqa: C901, PLR0911, PLR0912 - one row each
         code, message = bye
         return Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}"
     match outcome.outcome, outcome.reason:
+        case call.CallOutcome.REJECTED, "user_busy" if outcome.limit == Lack.RELAY:
+            return Exit.NO_PATH, NO_RELAY_THERE
         case call.CallOutcome.REJECTED, "user_busy":
             return Exit.RETRY, _busy(outcome.limit)
         case call.CallOutcome.REJECTED, to_device.STALE_INVITE:
@@ -215,7 +220,6 @@ _LACKS = {
     Lack.FILES: "too many files are open there; try again later, and tell its admin",
     Lack.MEMORY: "it has no memory left; try again later, and tell its admin",
     Lack.SOCKETS: "it can open no UDP socket now; try again later, and tell its admin",
-    Lack.RELAY: "it may use relays only, and no TURN server gives it one now; try again later, and tell its admin",
 }
 """Those without a number."""
 

@@ -372,6 +372,14 @@ def test_that_no_relay_is_there_is_no_path() -> None:
     )
 
 
+def test_that_the_bridge_has_no_relay_is_no_path_either() -> None:
+    error = explain(call.CallEnded(call.CallOutcome.REJECTED, "user_busy", "no_relay"), None)
+    assert (error.code, str(error)) == (
+        Exit.NO_PATH,
+        "no packets can pass, as the bridge may use relays only, and no TURN server gives it one; tell its admin",
+    )
+
+
 def test_what_our_own_machine_lacks_is_said() -> None:
     failed = call.CallEnded(call.CallOutcome.FAILED, "no_files")
     said = str(explain(failed, None, failure="too many files are open"))
