@@ -19,7 +19,15 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
+from aiohttp import (
+    ClientError,
+    ClientPayloadError,
+    ClientSession,
+    ClientTimeout,
+    ServerDisconnectedError,
+    UnixConnector,
+    web,
+)
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.ids import LocalAdmin
@@ -35,6 +43,9 @@ MAX_DEPTH = 8
 MAX_ANSWER = 4 * 1024 * 1024
 TIMEOUT_S = 60.0
 SOCKET_MODE = 0o600
+MAX_COMMANDS = 48
+"""Carried out at the same time, fewer than the server has connections: at the limit the oldest gives way and is told
+so, as what takes something away must never wait for what hangs."""
 PATH = "/v1/command"
 STARTING = "The bridge is starting, so nothing was done. Ask again in a moment; its log says what it waits for."
 START_PATIENCE_S = 30.0
@@ -60,6 +71,39 @@ def peer_uid(request: web.Request) -> int | None:
     return int(uid)
 
 
+class _Turns:
+    """Carries out commands, each for a limited time, and :data:`MAX_COMMANDS` at the same time."""
+
+    def __init__(self, handle: Handle, timeout_s: float) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+        self._running: dict[asyncio.Timeout, None] = {}
+        self._giving_way: set[asyncio.Timeout] = set()
+
+    async def carry_out(self, by: LocalAdmin, words: tuple[str, ...]) -> web.Response:
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
+                self._take_turn(limit)
+                return web.json_response(await self._handle(by, words))
+        except TimeoutError:
+            why = f"It takes longer than {self._timeout_s:g} s"
+            if limit in self._giving_way:
+                why = f"It gave way to newer commands, as {MAX_COMMANDS} are being carried out"
+            return _error(504, f"{why}; it may still be done. Look before you ask again.")
+        finally:
+            self._running.pop(limit, None)
+            self._giving_way.discard(limit)
+
+    def _take_turn(self, limit: asyncio.Timeout) -> None:
+        self._running[limit] = None
+        if len(self._running) > MAX_COMMANDS:
+            oldest = next(iter(self._running))
+            del self._running[oldest]
+            self._giving_way.add(oldest)
+            oldest.reschedule(asyncio.get_running_loop().time())
+
+
 def control_application(
     handle: Handle,
     refusal: type[MxrtcError],
@@ -78,6 +122,7 @@ def control_application(
         uid_of: who is at the other end of a request, or None if the system does not say.
     """
     seldom = RateLimitedLog(log)
+    turns = _Turns(handle, timeout_s)
 
     async def command(request: web.Request) -> web.Response:  # noqa: PLR0911 - one row for each outcome
         uid = uid_of(request)
@@ -93,16 +138,11 @@ def control_application(
         if not ready():
             return web.json_response({"error": STARTING, "starting": True}, status=503)
         try:
-            async with asyncio.timeout(timeout_s):
-                return web.json_response(await handle(LocalAdmin(_name(uid)), words))
+            return await turns.carry_out(LocalAdmin(_name(uid)), words)
         except refusal as error:
             return _error(409, str(error))
         except MxrtcError as error:
             return _error(503, sentence(str(error)))
-        except TimeoutError:
-            return _error(
-                504, f"It takes longer than {timeout_s:g} s; it may still be done. Look before you ask again."
-            )
         except Exception:
             log.exception("! a command at the control socket failed")
             return _error(500, "That did not work; the bridge's log says why.")
@@ -197,12 +237,17 @@ async def ask(
         ) from error
     except (ClientError, OSError, ValueError) as error:
         match error.__cause__ or error:
+            case ServerDisconnectedError() | ClientPayloadError() | ConnectionResetError() | BrokenPipeError():
+                why = (
+                    f"the bridge has ended the connection at {shown} without an answer: it has stopped, or too many "
+                    "wait there; the command may still be carried out, so look before you ask again"
+                )
             case FileNotFoundError() | ConnectionRefusedError():
                 why = f"the bridge is not running, or not with this configuration: nobody listens at {shown}"
             case PermissionError():
                 why = f"{shown} is for the user that runs the bridge, and for root"
             case _:
-                why = f"what answers at {shown} is no bridge, or has just ended: {type(error).__name__}"
+                why = f"what answers at {shown} is no bridge: {type(error).__name__}"
         raise LocalError(why) from error
     if not isinstance(answer, dict):
         raise LocalError(f"what answers at {shown} is no bridge: {display(str(answer))}")

@@ -18,6 +18,7 @@ from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.web.control import (
     MAX_BODY,
+    MAX_COMMANDS,
     MAX_WORD_CHARS,
     MAX_WORDS,
     SOCKET_MODE,
@@ -25,7 +26,7 @@ from mxrtc_bridge.web.control import (
     ask_until_ready,
     control_application,
 )
-from mxrtc_bridge.web.server import Server
+from mxrtc_bridge.web.server import MAX_CONNECTIONS, Server
 from tests.waiting import until
 
 
@@ -102,6 +103,44 @@ async def test_what_takes_too_long_is_given_up(path: str) -> None:
     async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
         status, _ = await ask(where, ("who",))
     assert status == 504
+
+
+async def test_of_too_many_commands_that_take_long_the_oldest_give_way_and_are_told_so(tmp_path: Path) -> None:
+    """What ends a right has its turn at once, whatever hangs before it, and nobody is told that there is no bridge."""
+    asked, free = list[str](), asyncio.Event()
+
+    async def handle(_by: LocalAdmin, words: tuple[str, ...]) -> Mapping[str, object]:
+        asked.append(words[0])
+        if words[0] != "revoke":
+            await free.wait()
+        return {"said": words[0]}
+
+    path = str(tmp_path / "control.sock")
+    async with Server(
+        control_application(handle, RefusedError), UnixListen(path), max_connections=MAX_CONNECTIONS, look_s=0.01
+    ):
+        slow = []
+        for number in range(100):
+            slow.append(asyncio.create_task(ask(path, (str(number),))))
+            await until(lambda number=number: str(number) in asked)  # type: ignore[misc]
+        assert await ask(path, ("revoke",)) == (200, {"said": "revoke"})
+        free.set()
+        answers = await asyncio.gather(*slow)
+    gave_way = 100 + 1 - MAX_COMMANDS
+    why = f"It gave way to newer commands, as {MAX_COMMANDS} are being carried out; it may still be done. Look before"
+    assert [status for status, _ in answers] == [504] * gave_way + [200] * (100 - gave_way)
+    assert all(str(answer["error"]).startswith(why) for _, answer in answers[:gave_way])
+
+
+async def test_a_bridge_that_ends_a_connection_without_an_answer_is_a_bridge(tmp_path: Path) -> None:
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"]}")
+        writer.close()
+
+    path = str(tmp_path / "control.sock")
+    async with await asyncio.start_unix_server(end, path):
+        with pytest.raises(LocalError, match=r"the bridge has ended the connection at .* the command may still be"):
+            await ask(path, ("who",))
 
 
 async def test_nothing_is_done_before_the_bridge_is_ready_and_whoever_asks_waits_for_it(
