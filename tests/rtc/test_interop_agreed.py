@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rtc.implementations import OtherPeer
+from tests.rtc.implementations import ALL, OtherPeer
 from tests.rtc.interop_fixtures import node, other, ours, start
 from tests.rtc.peers import RecordingPeer
 from tests.rtc.test_interop import KIB, join
@@ -13,7 +13,7 @@ __all__ = ["node", "other", "ours", "start"]
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.parametrize("implementation", ["chromium", "libwebrtc", "firefox", "pion"]),
+    pytest.mark.parametrize("implementation", ALL),
     pytest.mark.parametrize("it_offers", [True, False], ids=["it offers", "we offer"]),
 ]
 
@@ -23,7 +23,7 @@ async def test_channel_that_only_it_knows_of_is_closed_when_it_is_used_or_closed
     other: OtherPeer, ours: RecordingPeer, it_offers: bool, it_closes: bool
 ) -> None:
     first = await join(other, ours, it_offers)
-    for number in (100, 1001):
+    for number in (100, 1022):
         label = f"agreed {number}"
         other.tell(kind="open", label=label, protocol="x", id=number)
         await other.until("open", label=label)

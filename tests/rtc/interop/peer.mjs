@@ -2,8 +2,8 @@
 // It echoes every message, and reports what it sees. On a channel of the protocol "sink" it keeps what is binary, and
 // answers each text with the SHA-256 of that. The commands, each with a "kind":
 //
-//   open         open the channel "label" with "protocol"; the first one makes an offer (w3c.js alone: with "id" one that
-//                counts as agreed on by both sides)
+//   open         open the channel "label" with "protocol"; the first one makes an offer; with "id" one that counts as
+//                agreed on by both sides
 //   description  take the other side's "sdp" of "type"; an offer is answered
 //   close        close the channel "label"
 //   flood        send "total" bytes, the words 0, 1, 2, ... of 32 bits, in messages of "size" on "label", as fast as its
@@ -64,7 +64,10 @@ function flood(channel, total, size) {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const command = JSON.parse(line);
-  if (command.kind === "open") watch(peer.createDataChannel(command.label, { protocol: command.protocol }));
+  if (command.kind === "open") {
+    const agreed = command.id === undefined ? {} : { negotiated: true, id: command.id };
+    watch(peer.createDataChannel(command.label, { protocol: command.protocol, ...agreed }));
+  }
   if (command.kind === "description") peer.setRemoteDescription(command.sdp, command.type);
   if (command.kind === "close") channels.get(command.label)?.close();
   if (command.kind === "flood") flood(channels.get(command.label), command.total, command.size);
