@@ -49,13 +49,16 @@ MAX_JOINED = 16 * 1024
 APPLICATION_DATA = 23
 
 
+_NONE_TAKEN = "the other side finds no cipher suite in common, or no certificate that it takes"
 REASONS = {
     "no shared cipher": "both sides have no cipher suite in common",
     "unsupported protocol": "the other side does not speak DTLS 1.2",
     "tlsv1 alert protocol version": "the other side does not speak DTLS 1.2",
     "tls alert protocol version": "the other side does not speak DTLS 1.2",
-    "sslv3 alert handshake failure": "the other side finds no cipher suite in common, or no certificate that it takes",
-    "tls alert handshake failure": "the other side finds no cipher suite in common, or no certificate that it takes",
+    "sslv3 alert handshake failure": _NONE_TAKEN,
+    "tls alert handshake failure": _NONE_TAKEN,
+    "tlsv1 alert insufficient security": _NONE_TAKEN,
+    "tls alert insufficient security": _NONE_TAKEN,
     "peer did not return a certificate": "the other side has shown no certificate",
 }
 """In the words of people, what OpenSSL has words of its own for; everything else is said in those."""

@@ -167,6 +167,10 @@ async def test_a_handshake_without_a_common_suite_says_so_on_both_sides_at_once(
     ("error", "said"),
     [
         (SSL.Error([("SSL routines", "", "no shared cipher")]), "both sides have no cipher suite in common"),
+        (
+            SSL.Error([("SSL routines", "", "tlsv1 alert insufficient security")]),  # as pion says it
+            "the other side finds no cipher suite in common, or no certificate that it takes",
+        ),
         (SSL.Error([("", "", ""), ("SSL routines", "", "bad signature")]), "bad signature"),
         (SSL.Error([]), ""),
         (SSL.Error(), ""),
