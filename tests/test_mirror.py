@@ -145,7 +145,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "matrix/inbox/test_removals.py": ("it is what removals are remembered by", ["matrix/inbox/redactions.py"]),
     "matrix/rooms/test_peers_members.py": (
-        "members come and go", ["matrix/rooms/peer_membership.py", "matrix/rooms/room_index.py"],
+        "members come and go", ["matrix/rooms/peer_membership.py"],
     ),
     "matrix/rooms/test_peers.py": (PORTS, ["matrix/rooms/ports.py"]),
     # WebRTC

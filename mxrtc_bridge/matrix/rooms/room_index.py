@@ -73,6 +73,8 @@ class RoomIndex:
         self.bot_rooms = bot_rooms
         self.is_own = is_own
         self._rooms: dict[RoomId, PeerRoom] = {}
+        self._of_pair: dict[tuple[UserId, UserId], dict[RoomId, PeerRoom]] = {}
+        """The same by peer and user: each invitation and notice asks for those of one pair."""
         self.unread: dict[RoomId, dict[UserId, UserId | None]] = {}
         """Rooms that peers were in at the start, and of which nobody has asked yet who else is: the peers, with the
         user whose room it is as far as that is stored. Nothing is taken and nothing is said there."""
@@ -119,20 +121,27 @@ class RoomIndex:
 
     def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]:
         """The rooms of ``user`` with ``peer``, the last used first."""
-        rooms = [room for room in self if (room.peer, room.user) == (peer, user)]
-        return tuple(sorted(rooms, key=lambda room: -room.active_ms))
+        return tuple(sorted(self._of_pair.get((peer, user), {}).values(), key=lambda room: -room.active_ms))
 
     def enter(self, room: PeerRoom) -> None:
-        """Add a room that a peer has joined."""
+        """Add a room that a peer has joined, in the place of what was known of it."""
+        self.drop(room.room_id)
         self._rooms[room.room_id] = room
+        self._of_pair.setdefault((room.peer, room.user), {})[room.room_id] = room
 
     def drop(self, room: RoomId) -> PeerRoom | None:
         """Forget a room."""
-        return self._rooms.pop(room, None)
+        entry = self._rooms.pop(room, None)
+        if entry is not None:
+            of_pair = self._of_pair[entry.peer, entry.user]
+            del of_pair[room]
+            if not of_pair:
+                del self._of_pair[entry.peer, entry.user]
+        return entry
 
     def surplus(self, user: UserId, peer: UserId, *, keep: RoomId) -> list[PeerRoom]:
         """Rooms of ``user`` with ``peer`` beyond the limit, least recently used first, ``keep`` never among them."""
-        rooms = [room for room in self._rooms.values() if room.user == user and room.peer == peer]
+        rooms = list(self._of_pair.get((peer, user), {}).values())
         excess = len(rooms) - self._max_rooms_per_pair
         rooms.sort(key=lambda room: (room.room_id == keep, room.active_ms))
         return rooms[: max(excess, 0)]
