@@ -26,6 +26,7 @@ from mxrtc_bridge.core.access.revocations import (
 )
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.ban_lists import BanLists, RuleMemory
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
@@ -78,6 +79,7 @@ class ConfiguredRooms:
         given: the grants that people have given; they name rooms as well.
         times: how old what is known may become.
         gap: between two questions about a room.
+        monotonic: seconds.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class ConfiguredRooms:
         *,
         times: ComparisonTimes = ComparisonTimes(),
         gap: Gap = Gap(),  # noqa: B008 - a value
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._times = times
         self._config = config
@@ -97,7 +100,7 @@ class ConfiguredRooms:
         self._to_be_judged = False
         self._changed = asyncio.Event()
         bot = config.in_force.appservice.bot
-        self._members = MemberLists(homeserver, bot, self.rights_changed)
+        self._members = MemberLists(homeserver, bot, self.rights_changed, monotonic)
         self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge_soon)
         self._lists_read = False
         self._names = self._named()
@@ -106,11 +109,18 @@ class ConfiguredRooms:
             homeserver, bot, self._names, self._members, (self._lists,), self._entered, self._follow
         )
         self._who = Refresher(
-            "who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members), gap=gap
+            "who is in a named room",
+            lambda room: self.bot_rooms.learn_again(room, self._members),
+            monotonic=monotonic,
+            gap=gap,
         )
         # A list may be long, and is read whole: one at a time.
         self._rules = Refresher(
-            "the policy list", lambda room: self.bot_rooms.learn_again(room, self._lists), parallel=1, gap=gap
+            "the policy list",
+            lambda room: self.bot_rooms.learn_again(room, self._lists),
+            monotonic=monotonic,
+            parallel=1,
+            gap=gap,
         )
         self._replaced: set[RoomId] = set()
         """Rooms that the bot is in, of which it was said that another one has taken their place."""
@@ -144,7 +154,7 @@ class ConfiguredRooms:
         self._to_be_judged = False
         self._judge()
 
-    def look(self, news: News) -> None:
+    def look(self, news: News) -> None:  # noqa: C901 - one row for each kind
         """Take into account at once what an event that has arrived takes away; never blocks."""
         match news:
             case MembershipChange(room=room, user=user, joined=joined):
@@ -161,7 +171,10 @@ class ConfiguredRooms:
                     self._rules.doubt(room)
             case TombstoneChange(room=room):
                 self._replaced_by_another(room)
-            case UnreadableChange(room=room) | AccessListChange(room=room):
+            case AccessListChange(room=room):
+                self._members.access_list_changed(room)
+                self._doubt(room)
+            case UnreadableChange(room=room):
                 self._doubt(room)
 
     def _doubt(self, unread: RoomId | None) -> None:

@@ -6,8 +6,8 @@ out by the next answer. Where nothing is known nobody is a member, so a grant to
 
 An answer may be older than an event, also when it was asked for later: a homeserver of several processes may answer by
 what it knew a moment ago. So whoever was just taken away stays away for :data:`SETTLE_S`, and the room is asked for
-once more then. A room with more than :data:`MAX_MEMBERS` members is not kept: nobody counts as one of its members until
-it is asked for again and has fewer.
+once more then; and so it is after a change of its access list. A room with more than :data:`MAX_MEMBERS` members is not
+kept: nobody counts as one of its members until it is asked for again and has fewer.
 
 Whose server the room's access list shuts out (:mod:`mxrtc_bridge.core.access.server_acl`) counts as no member: such
 people can do nothing in the room any more, and are joined to it still.
@@ -82,6 +82,8 @@ class MemberLists:
         self._forgotten: dict[RoomId, int] = {}
         """When a room was forgotten for which a question was under way."""
         self._too_large: set[RoomId] = set()
+        self._settling: dict[RoomId, float] = {}
+        """Rooms whose access list has changed: until then an answer may hold the one before."""
         self._seldom = RateLimitedLog(log, monotonic)
 
     def rooms_of(self, user: UserId) -> frozenset[RoomId]:
@@ -136,7 +138,7 @@ class MemberLists:
             if not gone:
                 self._gone.pop(room, None)
         self._set(room, found - away)
-        return SETTLE_S if found & away else None
+        return SETTLE_S if self._is_settling(room, began) or found & away else None
 
     def forget(self, room: RoomId) -> None:
         """Know nothing of a room any more: the bot is not in it."""
@@ -145,6 +147,7 @@ class MemberLists:
         self._too_large.discard(room)
         self._gone.pop(room, None)
         self._unsure.pop(room, None)
+        self._settling.pop(room, None)
         if members := self._members.pop(room, set()):
             self._take_away(room, members)
             self._changed(members)
@@ -173,6 +176,18 @@ class MemberLists:
             self._take_away(room, (user,))
             self._changed((user,))
         return known
+
+    def access_list_changed(self, room: RoomId) -> None:
+        """Have a room that is asked for now asked for once more, as the answer may hold its access list of before."""
+        if self.knows(room) or self._asking[room]:
+            self._settling[room] = self._monotonic() + SETTLE_S
+
+    def _is_settling(self, room: RoomId, began: float) -> bool:
+        """Whether an answer to a question that was asked then may hold another access list than there is."""
+        if self._settling.get(room, began) > began:
+            return True
+        self._settling.pop(room, None)
+        return False
 
     def _note_gone(self, room: RoomId, gone: OrderedDict[UserId, _Gone], user: UserId) -> None:
         now = self._monotonic()

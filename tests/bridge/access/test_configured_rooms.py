@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -25,8 +25,9 @@ from mxrtc_bridge.core.access.revocations import (
 )
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
-from mxrtc_bridge.matrix.rooms.refresh import Gap
+from mxrtc_bridge.matrix.rooms.refresh import SETTLE_S, Gap
 from tests.bridge.access.test_rights import (
     ALICE,
     BOB,
@@ -117,11 +118,16 @@ class Homeserver(FakeHomeserver):
 
 @asynccontextmanager
 async def following(
-    homeserver: Homeserver, table: GrantTable, current: CurrentConfig
+    homeserver: Homeserver,
+    table: GrantTable,
+    current: CurrentConfig,
+    monotonic: Callable[[], float] = elapsed_s,
 ) -> AsyncIterator[tuple[ConfiguredRooms, list[None]]]:
     """Rooms that are followed, and how often live sessions were to be judged again."""
     judged: list[None] = []
-    rooms = ConfiguredRooms(cast(Any, homeserver), cast(Any, Rules()), current, table, gap=Gap(0.0, 0.0))
+    rooms = ConfiguredRooms(
+        cast(Any, homeserver), cast(Any, Rules()), current, table, monotonic=monotonic, gap=Gap(0.0, 0.0)
+    )
     await rooms.recall(lambda _users: judged.append(None))
     await rooms.bot_rooms.enter()
     tasks = [asyncio.create_task(rooms.run()), asyncio.create_task(rooms.bot_rooms.run())]
@@ -179,6 +185,24 @@ async def test_room_that_shuts_a_server_out_while_it_is_followed_lets_nobody_in_
         rooms.look(AccessListChange(TEAM))
         await until(lambda: not rooms.rooms_of(BOB))
         assert (rooms.rooms_of(ALICE), bool(judged)) == ({TEAM}, True)
+
+
+@pytest.mark.virtual_time
+async def test_room_whose_access_list_is_answered_late_shuts_a_server_out_within_seconds() -> None:
+    """A homeserver of several processes may send the event before the one that we ask knows of it."""
+    homeserver, table, loop = Homeserver(), GrantTable(), asyncio.get_running_loop()
+    homeserver.members = {TEAM: {ALICE, BOB}}
+    table.add(stored(1, f"room:{TEAM}", "web"))
+    async with following(homeserver, table, CurrentConfig(config()), monotonic=loop.time) as (rooms, _judged):
+        rooms.rights_changed()
+        await until(lambda: rooms.rooms_of(BOB))
+        rooms.look(AccessListChange(TEAM))
+        await until(lambda: not rooms.doubtful() or loop.time() > 3)
+        homeserver.acl = {"allow": ["*"], "deny": ["partner.test"]}
+        changed = loop.time()
+        await until(lambda: not rooms.rooms_of(BOB), timeout_s=50)
+        assert loop.time() - changed <= SETTLE_S + 1
+        await until(lambda: not rooms.doubtful())
 
 
 async def test_policy_list_that_another_room_replaces_keeps_its_rules_as_long_as_it_is_named() -> None:

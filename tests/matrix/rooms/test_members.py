@@ -126,6 +126,22 @@ async def test_members_of_a_server_that_the_room_shuts_out_are_none_until_it_let
         assert world.lists.rooms_of(ALICE) == {ROOM}
 
 
+async def test_answer_with_the_access_list_of_before_is_asked_for_once_more(world: World) -> None:
+    """As of a homeserver of several processes, which hears of the change a moment later itself."""
+    eve = UserId("@eve:evil.test")
+    world.server.rooms[ROOM] |= {eve}
+    await world.lists.learn(ROOM)
+    for _ in range(2):
+        world.lists.access_list_changed(ROOM)
+        world.now += 0.1
+        assert await world.lists.learn(ROOM) == SETTLE_S
+        assert world.lists.rooms_of(eve) == {ROOM}
+        world.now += SETTLE_S
+    world.server.acl = {"allow": ["*"], "deny": ["evil.test"]}
+    assert await world.lists.learn(ROOM) is None
+    assert not world.lists.rooms_of(eve)
+
+
 async def test_event_makes_nobody_a_member_but_the_answer_does(world: World) -> None:
     assert world.look(MALLORY, joined=True)
     assert world.lists.rooms_of(MALLORY) == frozenset()
