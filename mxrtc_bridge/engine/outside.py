@@ -1,8 +1,8 @@
 """Threads for what may hang: the resolver of a name, the disk behind a target, a file of our own.
 
 A thread cannot be cancelled, and a disk may keep it for ever (a network file system whose server is gone). So nothing
-that may hang is done by the threads of the loop, which read transactions and resolve the name of the homeserver, and
-no two things share threads of which one can hang without the other:
+that may hang is done by the threads of the loop, which read transactions, and no two things share threads of which one
+can hang without the other:
 
 - each target has a few threads of its own (:func:`threads_of`), and counts as down while all of them hang;
 - what several ask at the same time is asked once, in one thread (:func:`in_one_thread`);

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import chain, zip_longest
 
-from mxrtc_bridge.engine.outside import in_one_thread
+from mxrtc_bridge.engine.name_lookup import look_up
 from mxrtc_bridge.rtc.datagrams import Address
 
 ADDRESS_HEAD_START_S = 0.25
@@ -55,7 +55,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     Raises:
         OSError: its name does not resolve, or too much is being resolved.
     """
-    infos = await in_one_thread(socket.getaddrinfo, host, port, 0, socket.SOCK_DGRAM)
+    infos = await look_up(host, port, socket.SOCK_DGRAM)
     families: dict[int, dict[Address, None]] = {}
     for family, _, _, _, address in infos:
         families.setdefault(family, {})[str(address[0]), int(address[1])] = None

@@ -18,6 +18,7 @@ import stat
 from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.core.webrtc.address_policy import IpAddress, IpNetwork
+from mxrtc_bridge.engine.name_lookup import look_up
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.sinks.sockets import SocketSink, make_reset_on_close
 
@@ -65,9 +66,7 @@ def _is_expected(address: IpAddress, expect: tuple[IpNetwork, ...]) -> bool:
 
 async def _resolve(target: TcpTarget) -> list[_SocketAddress]:
     try:
-        answers = await in_one_thread(
-            socket.getaddrinfo, target.host, target.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP
-        )
+        answers = await look_up(target.host, target.port, socket.SOCK_STREAM, protocol=socket.IPPROTO_TCP)
     except (socket.gaierror, UnicodeError) as error:
         raise TargetError(
             TargetFailure.UNAVAILABLE, "the target's host name cannot be resolved; check its spelling and the resolver"

@@ -43,6 +43,7 @@ from aiohttp import (
     TooManyRedirects,
     TraceConfig,
 )
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from mxrtc_bridge import __version__
@@ -52,6 +53,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
+from mxrtc_bridge.engine.name_lookup import look_up
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.reach import Progress, Reach
 from mxrtc_bridge.matrix.api.silent_path import Sockets
@@ -300,6 +302,34 @@ def _traced(progress: Progress) -> TraceConfig:
     return config
 
 
+class _Resolver(AbstractResolver):
+    """Finds the homeserver also where nobody answers for one of the two families of addresses."""
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - always this one
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                # A scope says on which link an IPv6 address is; of others it is 0.
+                host=f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else address[0],
+                port=address[1],
+                family=found,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found, _, protocol, _, address in await look_up(
+                host, port, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
 class Transport:
     """Sends requests with one access token. Must be made inside a running event loop, and closed."""
 
@@ -339,7 +369,7 @@ class Transport:
         self._progress = Progress(not _is_address(self._base_url.raw_host), policy.on_reach)
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
-            connector=TCPConnector(socket_factory=self._sockets.make),
+            connector=TCPConnector(socket_factory=self._sockets.make, resolver=_Resolver()),
             headers={"User-Agent": f"mxrtc-bridge/{__version__}"},
             cookie_jar=DummyCookieJar(),
             trace_configs=[_traced(self._progress)],

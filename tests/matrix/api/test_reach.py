@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
+import threading
 from http import HTTPMethod as Method
 from typing import Any
 
@@ -23,14 +23,14 @@ from tests.waiting import until
 async def test_a_resolver_that_is_silent_is_told_from_a_homeserver_that_is(
     scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, answers = list[Reach](), asyncio.Event()
+    steps, answers = list[Reach](), threading.Event()
     port = scripted.url.rpartition(":")[2]
 
-    async def resolve(*_: object, **__: object) -> list[Any]:
-        await answers.wait()
+    def resolve(*_: object) -> list[Any]:
+        answers.wait(30)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     transport = make(
         f"http://matrix.test:{port}",
         VirtualTime(),
