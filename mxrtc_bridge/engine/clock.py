@@ -16,6 +16,11 @@ def elapsed_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def asleep_s() -> float:
+    """For how many seconds the machine has slept since it was started, to a few milliseconds."""
+    return elapsed_s() - time.monotonic()
+
+
 class Timer(Protocol):
     """A callback that waits for its time."""
 

@@ -7,6 +7,7 @@ it by signs, each of which counts only while nothing is heard:
 - the STUN server sees us by another address than the other side did: a NAT has started again. Where that of the other
   side lets in only whom it has sent to, nothing passes any more. Where it does not, our next question opens the path
   anew, so that is given a moment;
+- this machine has slept for longer than the other side waits, which has given up meanwhile, unless it slept as well;
 - the machine of the other side says that nobody has the port (ICMP): its program has died. So says a router that has
   just started again, until the side behind it sends something; and so could say a stranger, who changes nothing as
   long as the other side is heard.
@@ -23,6 +24,7 @@ from typing import Protocol
 from aioice import stun
 from aioice.ice import CandidatePair, StunProtocol
 
+from mxrtc_bridge.engine.clock import asleep_s
 from mxrtc_bridge.engine.roaming import has_moved, source_towards
 from mxrtc_bridge.rtc.datagrams import Address
 from mxrtc_bridge.rtc.settings import RtcSettings
@@ -51,6 +53,7 @@ class PathEnd(Enum):
     EXPIRED = "the other side is gone: consent to send expired"
     MOVED = "this machine is in another network now"
     MAPPED_ANEW = "the router of this network has started again or has another address: the old path leads nowhere"
+    SLEPT = "this machine has slept for longer than the other side waits"
     NOBODY = "the program on the other side has died: its port is closed"
 
 
@@ -124,9 +127,15 @@ class Consent:
         self.note_alive()
         self._find_sources()
         ask_at = self._next_question(self._loop.time())
+        asleep = asleep_s()
         try:
             while True:
                 now = self._loop.time()
+                slept = asleep_s() - asleep
+                if slept >= self._settings.consent_expiry_s:
+                    asleep += slept
+                    self._doubt_from_now(PathEnd.SLEPT, REOPENED_S)
+                    self.ask_all()
                 silence = now - self._alive_at
                 end = self._end(now, silence)
                 if end is not None:

@@ -17,7 +17,7 @@ import pytest
 from aioice import stun
 
 from mxrtc_bridge.core.stream import silence
-from mxrtc_bridge.rtc import gathering
+from mxrtc_bridge.rtc import consent, gathering
 from mxrtc_bridge.rtc.association import PeerAssociation
 from mxrtc_bridge.rtc.consent import LOOK_S, REFUSED_S, REOPENED_S, SILENT_S, PathEnd
 from mxrtc_bridge.rtc.datagrams import Address
@@ -107,6 +107,31 @@ def test_program_that_has_died_is_noticed_within_seconds_of_its_last_packet() ->
         assert asyncio.get_running_loop().time() - died_at <= ask_s + REFUSED_S + 0.1
 
     virtual_time.run(story_with_nat(story))
+
+
+@pytest.mark.parametrize("also_the_other", [False, True])
+def test_machine_that_has_slept_asks_at_once_whether_the_other_side_has_waited(also_the_other: bool) -> None:
+    """The clock of the loop stands still meanwhile, so that nothing but this tells."""
+    slept_s = 0.0
+
+    async def story(pair: Pair, _nat: Nat) -> None:
+        nonlocal slept_s
+        await asyncio.sleep(silence.OUTAGE_S)
+        if not also_the_other:
+            kill(pair.callee.peer)
+        with line(lambda _: also_the_other):
+            woken_at = asyncio.get_running_loop().time()
+            slept_s += silence.CONSENT_S
+            if also_the_other:
+                await asyncio.sleep(silence.CONSENT_S)
+                assert pair.caller.lost == []
+            else:
+                assert await pair.caller.until_lost(60) == PathEnd.SLEPT.value
+                ask_s = 1.2 * LOOPBACK.consent_interval_s  # the longest that its timer has left
+                assert asyncio.get_running_loop().time() - woken_at <= ask_s + REOPENED_S + 0.1
+
+    with patch.object(consent, "asleep_s", lambda: slept_s):
+        virtual_time.run(story_with_nat(story))
 
 
 def test_who_says_falsely_that_nobody_has_the_port_ends_nothing() -> None:
