@@ -36,7 +36,7 @@ LOOK_S = 2.0
 """How often that is looked after while the silence lasts."""
 REOPENED_S = 4.0
 """How long the answer may take to the question that comes from our new address, which is repeated thrice within."""
-REFUSED_S = 8.0
+REFUSED_S = 7.0
 """How long nothing may come after it was said that nobody has the port. Longer than the pause between two questions of
 the other side, which open the way through a router that has started again."""
 
@@ -97,6 +97,7 @@ class Consent:
         """How the other side has seen our sockets."""
         self._told: dict[StunProtocol, Address] = {}
         """How the STUN server has seen those last that it saw in another way than at the beginning."""
+        self._looking = False
         self._doubt: PathEnd | None = None
         self._ends_at = 0.0
         """When the doubt becomes the end, if nothing is heard until then."""
@@ -140,8 +141,8 @@ class Consent:
                 end = self._end(now, silence)
                 if end is not None:
                     return end
-                if silence >= SILENT_S:
-                    self._ask_mapping()
+                if self._look(silent=silence >= SILENT_S):
+                    ask_at = now  # also for what may be said to it
                 if ask_at <= now:
                     self._find_sources()
                     self.ask_all()
@@ -156,6 +157,18 @@ class Consent:
                 task.cancel()
             if self._mapping is not None:
                 self._mapping.cancel()
+
+    def _look(self, *, silent: bool) -> bool:
+        """Look for signs while nothing is heard; True if that has just begun."""
+        if silent:
+            self._ask_mapping()
+        if silent == self._looking:
+            return False
+        self._looking = silent
+        for pair in self._agent.nominated_pairs():
+            if isinstance(pair.protocol.transport, UdpTransport):
+                pair.protocol.transport.report_refusals(wanted=silent)
+        return silent
 
     def _next_question(self, now: float) -> float:
         return now + self._settings.consent_interval_s * (0.8 + 0.4 * random())  # noqa: S311 - spreads load
@@ -172,9 +185,6 @@ class Consent:
     def _find_sources(self) -> None:
         pairs = self._agent.nominated_pairs()
         self._sources = {pair: self._sources.get(pair) or _source(pair) for pair in pairs}
-        for pair in pairs:
-            if isinstance(pair.protocol.transport, UdpTransport):
-                pair.protocol.transport.report_refusals()
 
     # Questions to the other side
 

@@ -47,7 +47,7 @@ _RECVERR = {
 }
 """``IP_RECVERR`` and ``IPV6_RECVERR`` of Linux, without names in Python's socket module, and origin, type and code of
 "port unreachable" in ``struct sock_extended_err`` (RFC 792, RFC 4443 section 3.1)."""
-_MAX_ERRORS_PER_TURN = 64
+_MAX_REPORTS_PER_TURN = 64
 
 _CANNOT_SEGMENT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 """A device without checksum offload, or a path narrower than a segment: divided here it may still go out."""
@@ -176,7 +176,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 return position
             except OSError as error:
                 if isinstance(error, ConnectionRefusedError) and not retried:
-                    self._read_reports()
+                    self._take_reports()
                     retried = True  # it was an earlier one that found nobody
                     continue
                 if len(part) > size and error.errno in _CANNOT_SEGMENT:
@@ -188,11 +188,19 @@ class UdpTransport(asyncio.DatagramTransport):
             position += len(part)
         return end
 
-    def report_refusals(self) -> None:
-        """Tell the receiver from now on where nobody has the port that was sent to, as far as the system can."""
+    def report_refusals(self, *, wanted: bool) -> None:
+        """Tell the receiver, or no more, where nobody has the port that was sent to, as far as the system can.
+
+        Only for a while in which little comes: each time that something can be read costs more then.
+        """
         known = _RECVERR.get(self._sock.family) if sys.platform == "linux" and not self._closing else None
-        if self._reports is None and known is not None and _accepts(self._sock, known[1], 1, known[0]):
-            self._reports = known
+        if known is None or wanted == (self._reports is not None):
+            return
+        level, option, _ = known
+        if not _accepts(self._sock, option, int(wanted), level):
+            return
+        self._take_reports()
+        self._reports = known if wanted else None
 
     def _refused(self, error: OSError, length: int, size: int) -> None:
         self.refused += -(-length // size)
@@ -224,16 +232,14 @@ class UdpTransport(asyncio.DatagramTransport):
     def _readable(self) -> None:
         budget = MAX_DATAGRAMS_PER_TURN
         payload = False
+        self._take_reports()
         while budget > 0 and not self._closing:
             try:
                 data, size, address = self._read()
             except (BlockingIOError, InterruptedError):
-                if budget == MAX_DATAGRAMS_PER_TURN:
-                    self._read_reports()  # so it was that what woke us
                 break
             except OSError as error:
                 # An earlier datagram found nobody (ICMP); the socket is as good as before.
-                self._read_reports()
                 self._protocol.error_received(error)
                 budget -= 1
                 continue
@@ -242,12 +248,17 @@ class UdpTransport(asyncio.DatagramTransport):
         if payload:
             self._receiver.runs_ended()
 
-    def _read_reports(self) -> None:
-        """Take what the system has to say of datagrams that did not arrive; the reader fires until it is taken."""
+    def _take_reports(self) -> None:
+        """Take what the system has to say of datagrams that did not arrive.
+
+        As long as it is not taken the reader fires; and libuv stops a poll that shows an error, so it is begun again.
+        """
         if self._reports is None:
             return
         level, option, sign = self._reports
-        for _ in range(_MAX_ERRORS_PER_TURN):
+        self._loop.remove_reader(self._fd)
+        self._loop.add_reader(self._fd, self._readable)
+        for _ in range(_MAX_REPORTS_PER_TURN):
             try:
                 _, ancillary, _, target = self._sock.recvmsg(0, _REPORT_SPACE, socket.MSG_ERRQUEUE)
             except OSError:

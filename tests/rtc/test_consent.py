@@ -103,8 +103,7 @@ def test_program_that_has_died_is_noticed_within_seconds_of_its_last_packet() ->
         kill(pair.callee.peer)
         died_at = asyncio.get_running_loop().time()
         assert await pair.caller.until_lost(60) == PathEnd.NOBODY.value
-        ask_s = 1.2 * LOOPBACK.consent_interval_s  # the only thing that is sent here
-        assert asyncio.get_running_loop().time() - died_at <= ask_s + REFUSED_S + 0.1
+        assert asyncio.get_running_loop().time() - died_at <= SILENT_S + REFUSED_S + 0.1
 
     virtual_time.run(story_with_nat(story))
 

@@ -325,37 +325,57 @@ async def test_message_of_the_network_about_an_earlier_datagram_does_not_end_the
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_port_that_nobody_has_any_more_is_told_and_nothing_else_is_lost_for_it(host: str) -> None:
+async def test_port_that_nobody_has_any_more_is_told_and_the_socket_goes_on(host: str) -> None:
+    """That libuv ends a poll in which there was an error is seen by what comes after it."""
     side, other, gone = Side(host=host), Side(host=host), Side(host=host)
     await gone.close()
-    side.transport.report_refusals()
-    side.transport.report_refusals()
-    for _ in range(3):
+    side.transport.report_refusals(wanted=True)
+    for count in (1, 2, 3):
         side.transport.sendto(PAYLOAD, gone.address)
+        await side.recorder.until(count, lambda it: it.refused)
         side.transport.sendto(PAYLOAD, other.address)
-    await side.recorder.until(3, lambda it: it.refused)
+        other.transport.sendto(PAYLOAD, side.address)
+        await side.recorder.until(count)
+        await other.recorder.until(count)
     assert set(side.recorder.refused) == {gone.address}
-    await other.recorder.until(3)
+    side.transport.sendto(PAYLOAD, gone.address)
+    side.transport.report_refusals(wanted=False)
+    side.transport.sendto(PAYLOAD, gone.address)
     other.transport.sendto(PAYLOAD, side.address)
-    await side.recorder.until(1)
+    await side.recorder.until(4)
     sock = side.transport.get_extra_info("socket")
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     with pytest.raises(BlockingIOError):
         sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)  # what is left there would wake the loop for ever
     await asyncio.gather(side.close(), other.close())
 
 
-async def test_report_that_comes_without_an_error_of_the_socket_is_taken_too() -> None:
-    """Left there it would wake the loop for ever. So it is with a probe that is too large for our own interface."""
-    side, gone = Side(), Side()
+@pytest.mark.both_loops
+async def test_datagram_before_which_an_earlier_one_found_nobody_is_sent() -> None:
+    side, other, gone = Side(), Side(), Side()
     await gone.close()
-    side.transport.report_refusals()
+    side.transport.report_refusals(wanted=True)
+    for count in (1, 2, 3):
+        side.transport.sendto(PAYLOAD, gone.address)
+        side.transport.sendto(PAYLOAD, other.address)
+        await other.recorder.until(count)
+    await asyncio.gather(side.close(), other.close())
+
+
+@pytest.mark.both_loops
+async def test_report_that_comes_without_an_error_of_the_socket_is_taken_too() -> None:
+    """So it is with a probe that is too large for our own interface."""
+    side, other, gone = Side(), Side(), Side()
+    await gone.close()
+    side.transport.report_refusals(wanted=True)
     sock = side.transport.get_extra_info("socket")
     sock.sendto(PAYLOAD, gone.address)
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    side.transport._readable()
+    other.transport.sendto(PAYLOAD, side.address)
+    await side.recorder.until(1)
+    other.transport.sendto(PAYLOAD, side.address)
+    await side.recorder.until(2)
     assert side.recorder.refused == [gone.address]
-    await side.close()
+    await asyncio.gather(side.close(), other.close())
 
 
 async def test_flood_is_read_in_turns() -> None:
