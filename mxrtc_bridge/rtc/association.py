@@ -144,6 +144,7 @@ class PeerAssociation:
                 max_remote_message=self._message_limit,
                 max_queued=settings.send_limit + IN_FLIGHT,
                 setup_timeout=self._transport.first_wait_s,
+                rto_initial=self._transport.timeout_s,
                 heartbeat_interval=0,  # ICE asks for consent all the time (RFC 7675)
                 backoff_max=silence.REPEAT_S,
                 max_retransmissions=silence.REPETITIONS,

@@ -168,6 +168,11 @@ class DtlsTransport(RTCDtlsTransport):
         """How long to wait for the first answer of the other side before it is asked for again."""
         return self._connection.first_wait_s
 
+    @property
+    def timeout_s(self) -> float:
+        """How long an answer may take on this path, as far as that is known."""
+        return self._connection.timeout_s
+
     def packet_sizes(self) -> tuple[int, int, int]:
         """How large packets may be: those that pass everywhere, almost everywhere, and the largest worth a probe."""
         overhead = RECORD_HEADER + CIPHER_EXPANSION

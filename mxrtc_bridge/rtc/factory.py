@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 MAX_CACHED_CERTIFICATES = 256
 """More virtual users than this read their certificate from the store again."""
 
-SERVERS_TIMEOUT_S = 5.0
-"""How long to wait for the list of servers; a call without TURN often still connects."""
+SERVERS_TIMEOUT_S = 2.0
+"""How long a call waits for the list of servers; where the way to the homeserver is bad, they are asked once it comes,
+and what they give follows the description."""
 
 IceServers = Callable[[UserId], Awaitable[tuple[IceServer, ...]]]
 
@@ -88,12 +89,20 @@ class AiortcPeerFactory:
             )
 
     async def _plan(self, local: UserId) -> ServerPlan:
+        question = asyncio.create_task(self._plan_of_homeserver(local), name="ask-for-ice-servers")
         try:
-            async with asyncio.timeout(self._servers_timeout_s):
-                plan = plan_servers(await self._ice_servers(local))
-        except TimeoutError:
-            log.warning("no list of STUN and TURN servers within %g s; going on without", self._servers_timeout_s)
-            return ServerPlan()
+            await asyncio.wait([question], timeout=self._servers_timeout_s)
+        except BaseException:
+            question.cancel()
+            raise
+        if question.done():
+            return question.result()
+        log.warning("no list of STUN and TURN servers within %g s; going on without", self._servers_timeout_s)
+        return ServerPlan(later=question)
+
+    async def _plan_of_homeserver(self, local: UserId) -> ServerPlan:
+        try:
+            plan = plan_servers(await self._ice_servers(local))
         except HomeserverError as error:
             log.warning("no list of STUN and TURN servers: %s; going on without", error)
             return ServerPlan()

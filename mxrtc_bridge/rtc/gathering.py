@@ -135,7 +135,8 @@ class Gathering:
         Raises:
             TransportError: ``ice_failed``, there is not a single one in the end.
         """
-        await self._wait(lambda: len(self._found) > self._told or self.is_over, self._settings.servers_timeout_s)
+        longest_s = 2 * self._settings.servers_timeout_s  # for the list of servers, and for the servers themselves
+        await self._wait(lambda: len(self._found) > self._told or self.is_over, longest_s)
         await self._wait(lambda: self.is_over, BATCH_S)
         if not self._missing or self.is_over:
             await self._finish()
@@ -150,6 +151,8 @@ class Gathering:
 
     async def stop(self) -> None:
         """Ask no server any more."""
+        if self._plan.later is not None:
+            self._plan.later.cancel()
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
@@ -222,15 +225,26 @@ class Gathering:
     # Servers
 
     def _ask_servers(self, hosts: list[GuardedStun]) -> None:
+        self._expect(hosts)
+        if self._plan.later is not None:
+            self._missing.add("servers")
+        if self._plan.turn or (hosts and self._plan.stun) or self._plan.later is not None:
+            self._asking = asyncio.create_task(self._ask(hosts), name="ask-ice-servers")
+            self._asking.add_done_callback(lambda _task: self._changed.set())
+
+    def _expect(self, hosts: list[GuardedStun]) -> None:
         if hosts and any(server.expected for server in self._plan.stun):
             self._missing.add("srflx")
         if self._plan.turn:
             self._missing.add("relay")
-        if self._plan.turn or (hosts and self._plan.stun):
-            self._asking = asyncio.create_task(self._ask(hosts), name="ask-ice-servers")
-            self._asking.add_done_callback(lambda _task: self._changed.set())
 
     async def _ask(self, hosts: list[GuardedStun]) -> None:
+        if self._plan.later is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.servers_timeout_s):
+                    self._plan = await self._plan.later
+            self._expect(hosts)
+            self._no_longer_missing("servers")
         try:
             async with asyncio.timeout(self._settings.servers_timeout_s), asyncio.TaskGroup() as asking:
                 asking.create_task(self._ask_all_stun(hosts))

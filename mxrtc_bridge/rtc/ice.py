@@ -416,7 +416,12 @@ class IceConnection(Connection):
     @property
     def first_wait_s(self) -> float:
         """How long to wait for the first answer of a handshake before it is asked for again."""
-        return min(max(3 * self._check_s, FIRST_WAIT_S), LONGEST_FIRST_WAIT_S)
+        return min(self.timeout_s, LONGEST_FIRST_WAIT_S)
+
+    @property
+    def timeout_s(self) -> float:
+        """How long an answer may take, as far as the checks say: a second (RFC 6298 section 2) at most."""
+        return min(max(3 * self._check_s, FIRST_WAIT_S), 1.0)
 
     def path(self) -> Path | None:
         """The nominated pair in words, or None."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from mxrtc_bridge.core.text.display import display
@@ -57,6 +58,8 @@ class ServerPlan:
     turn: tuple[TurnServer, ...] = ()
     ignored: tuple[str, ...] = ()
     """URIs that we cannot use, for the log."""
+    later: asyncio.Task[ServerPlan] | None = field(default=None, compare=False)
+    """Ends with the plan that takes this one's place, where the homeserver has not named its servers yet."""
 
 
 def plan_servers(servers: Iterable[IceServer]) -> ServerPlan:

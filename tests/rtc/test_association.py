@@ -28,7 +28,7 @@ class Wire:
         self._waiting: list[bytes] = []
         self._attached = False
 
-    first_wait_s = 1.0
+    first_wait_s = timeout_s = 1.0
 
     def packet_sizes(self) -> tuple[int, int, int]:
         return 1172, 1172, 1172

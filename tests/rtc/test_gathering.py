@@ -8,6 +8,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
+from unittest.mock import ANY
 
 import pytest
 import pytest_asyncio
@@ -105,6 +106,40 @@ async def test_slow_stun_server_is_waited_for_beside_host_candidates(slow_stun_s
     plan = ServerPlan(stun=(StunServer("127.0.0.1", slow_stun_server),))
     candidates, _ = await offered(plan, gather_timeout_s=5.0)
     assert shapes(candidates) == [("host", "127.0.0.1"), ("srflx", "203.0.113.7")]
+
+
+async def named_later(plan: ServerPlan, when: asyncio.Event) -> ServerPlan:
+    await when.wait()
+    return plan
+
+
+async def test_servers_that_the_homeserver_names_after_the_description_are_asked_then(stun_server: int) -> None:
+    named = asyncio.Event()
+    plan = ServerPlan(stun=(StunServer("127.0.0.1", stun_server),))
+    later = asyncio.create_task(named_later(plan, named))
+    peer = make_peer(plan=ServerPlan(later=later), gather_timeout_s=0.2)
+    try:
+        description = offer_of(await peer.create_offer())
+        assert shapes(description.candidates) == [("host", "127.0.0.1")]
+        assert not description.end_of_candidates
+        late = asyncio.create_task(peer.late_candidates())
+        named.set()
+        assert [line.candidate.split()[4:8] for line in await late] == [["203.0.113.7", ANY, "typ", "srflx"]]
+        assert await peer.late_candidates() == ()
+        assert peer.gathering_report().attempts == (ServerAttempt(f"stun:127.0.0.1:{stun_server}", ServerOutcome.OK),)
+    finally:
+        await peer.close()
+
+
+async def test_nobody_waits_any_more_for_servers_of_a_connection_that_was_closed() -> None:
+    for gathers in (True, False):
+        later = asyncio.create_task(named_later(ServerPlan(), asyncio.Event()))
+        peer = make_peer(plan=ServerPlan(later=later), gather_timeout_s=0.01)
+        if gathers:
+            await peer.create_offer()
+        await peer.close()
+        await asyncio.wait([later], timeout=1)
+        assert later.cancelled()
 
 
 async def test_dead_stun_server_costs_the_deadline_and_no_more(silent_server: int) -> None:

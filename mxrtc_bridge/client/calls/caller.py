@@ -104,6 +104,8 @@ class _Outgoing:
         """Whether the homeserver has the invite."""
         self.failure: HomeserverError | None = None
         """Why something was not taken."""
+        self.hears: Callable[[], bool] = lambda: True
+        """Whether what the other side answers would have been heard."""
 
     async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:  # noqa: ARG002
         """Send a message; the route is that of the call, and known to what sends."""
@@ -304,6 +306,7 @@ class Caller:
             return placed.session.state is call.CallState.INVITING
 
         calls.listener = heard
+        placed.outgoing.hears = calls.heard.is_set
         seeing = asyncio.create_task(calls.see_through(placed.session.call_id, is_unanswered))
         try:
             await self._wait_until_connected(placed, seeing)
@@ -405,7 +408,7 @@ class Caller:
             breaking.result()
         if session.state is call.CallState.CONNECTING:
             raise placed.connection.without_path(self.name_of(peer))
-        if placed.outgoing.invited:
+        if placed.outgoing.invited and placed.outgoing.hears():
             raise self._unanswered(peer, "a room" if placed.connection.device is None else "its device")
         self._waiting.waits_for(HOMESERVER)
         raise self._waiting.too_long(self._waiting.step)

@@ -130,6 +130,8 @@ class DeviceCalls:
         self._seldom = RateLimitedLog(log)
         self.invited = asyncio.Event()
         """Set once the homeserver has the invite."""
+        self.heard = asyncio.Event()
+        """Set once we hear what comes for our device; on a bad line that can take longer than an invite."""
         self.clocks: tuple[int, int] | None = None
         """Our clock and the peer's, in milliseconds since 1970, when it last said something."""
         self.listener: Callable[[UserId, CallMessage], None] = lambda _user, _message: None
@@ -201,6 +203,7 @@ class DeviceCalls:
             ClientError: the peer's identity is another than before.
         """
         await self.invited.wait()
+        await self.heard.wait()
         now = asyncio.get_running_loop().time
         look_at, deadline = now() + LOOK_AGAIN_S, now() + DEVICE_ANSWER_S
         while is_unanswered():
@@ -284,7 +287,7 @@ async def calls_by_device(
     """
     async with own_device(state, login, patience, waits=waits) as (device, server):
         calls = DeviceCalls(device, await appearing_device(device, peer, waits if appears else None))
-        async with running(DeviceSync(server, device, calls.handle).run(), "device"):
+        async with running(DeviceSync(server, device, calls.handle, heard=calls.heard).run(), "device"):
             try:
                 yield calls
             finally:

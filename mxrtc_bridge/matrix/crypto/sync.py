@@ -47,6 +47,7 @@ class DeviceSync:
         jitter: Callable[[], float] = random.random,
         unasked_s: float = UNASKED_S,
         first_polls_s: float = LONG_POLL_S,
+        heard: asyncio.Event | None = None,
     ) -> None:
         """Make it.
 
@@ -58,6 +59,8 @@ class DeviceSync:
             jitter: 0 to 1, so that many devices do not ask at once.
             unasked_s: how often it is asked without a wake-up.
             first_polls_s: how long polls are until :meth:`listen` says how it is asked.
+            heard: set with the first answer, for which the homeserver is told not to wait: from then on silence means
+                that there is nothing.
         """
         self._server = server
         self._device = device
@@ -68,6 +71,7 @@ class DeviceSync:
         self._jitter = jitter
         self._unasked_s = unasked_s
         self._failures = 0
+        self._heard = heard
         self._by_wakeups = False
         self._poll_s = first_polls_s
         self._woken = asyncio.Event()
@@ -98,13 +102,15 @@ class DeviceSync:
                     raise
                 await self._pause(error)
             else:
+                if self._heard is not None:
+                    self._heard.set()
                 if self._failures:
                     log.info("messages for %s come again", self._device.user)
                 self._failures = 0
 
     async def _next_question(self) -> float:
         """Wait until it is time to ask; returns for how many seconds the homeserver may hold the request."""
-        if self._device.sync_token is None:
+        if self._device.sync_token is None or (self._heard is not None and not self._heard.is_set()):
             return 0
         if not self._by_wakeups:
             return self._poll_s

@@ -37,6 +37,7 @@ class Calls:
 
     def __init__(self, putting_away: asyncio.Event | None = None) -> None:
         self.invites: list[float] = []
+        self.heard = asyncio.Event()
         self._invited = asyncio.Event()
         self._putting_away = putting_away
 

@@ -151,7 +151,9 @@ class Story(World):
 
     answered = False
 
-    async def place(self) -> asyncio.Task[None]:
+    async def place(self, *, hears: bool = True) -> asyncio.Task[None]:
+        if hears:
+            self.calls.heard.set()
         await self.calls.send(ALICE, INVITE, "invite")
         task = asyncio.create_task(self.calls.see_through(CALL, lambda: not self.answered))
         await asyncio.sleep(0)
@@ -159,6 +161,23 @@ class Story(World):
 
     def what(self) -> list[tuple[int, str]]:
         return [(signal.seq, device.device) for signal, device in zip(self.own.sent, self.own.to, strict=True)]
+
+
+def test_silence_of_a_device_counts_from_when_we_hear_what_comes_for_ours() -> None:
+    """On a bad line the connection that it comes by may take longer than the one that the invite went by."""
+
+    async def story() -> float:
+        call = Story()
+        task = await call.place(hears=False)
+        await asyncio.sleep(60)
+        assert not task.done()
+        call.calls.heard.set()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(SilentPeerError):
+            await task
+        return asyncio.get_running_loop().time() - began
+
+    assert run(story()) == DEVICE_ANSWER_S
 
 
 def test_an_invite_without_a_sign_is_said_again_by_a_new_session_and_then_given_up() -> None:

@@ -161,6 +161,19 @@ async def test_answer_without_a_token_is_refused(token: object) -> None:
         await sync.once(0)
 
 
+async def test_the_first_answer_says_that_we_hear_and_the_homeserver_does_not_wait_with_it() -> None:
+    device, server, heard = Device(), Server({"next_batch": "b"}, {"next_batch": "c"}), asyncio.Event()
+    device.sync_token = "a"
+
+    async def handle(*_: object) -> None: ...
+
+    sync = DeviceSync(server, device, handle, heard=heard)  # type: ignore[arg-type]
+    with pytest.raises(asyncio.CancelledError):
+        await sync.run()
+    assert server.asked == [("a", 0), ("b", LONG_POLL_S), ("c", LONG_POLL_S)]
+    assert heard.is_set()
+
+
 async def test_by_wakeups_it_asks_once_and_then_only_after_a_wakeup() -> None:
     device, server = Device(), Server(*({"next_batch": f"s{number}"} for number in range(1, 5)))
     sync = DeviceSync(server, device, lambda *_: asyncio.sleep(0))  # type: ignore[arg-type]
