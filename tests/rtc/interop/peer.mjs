@@ -7,7 +7,7 @@
 //   description  take the other side's "sdp" of "type"; an offer is answered
 //   close        close the channel "label"
 //   flood        send "total" bytes, the words 0, 1, 2, ... of 32 bits, in messages of "size" on "label", as fast as its
-//                buffer allows
+//                buffer allows; pages and pion say "waiting" for each second in which it allows nothing
 //   quit         close the connection and end
 import { createHash } from "node:crypto";
 import readline from "node:readline";

@@ -34,9 +34,15 @@ export function serve(RTCPeerConnection, say, configuration = {}) {
     let left = total;
     let word = 0;
     channel.bufferedAmountLowThreshold = 256 * 1024;
+    let since = performance.now();
     const more = () => {
+      if (performance.now() - since >= 1000) {
+        since = performance.now();
+        say({ kind: "waiting", label: channel.label });
+      }
       while (left > 0 && channel.bufferedAmount < 1024 * 1024) {
         channel.send(Uint32Array.from({ length: size / 4 }, () => word++));
+        since = performance.now();
         left -= size;
       }
       if (left <= 0 && timer !== undefined) {

@@ -18,6 +18,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
@@ -156,7 +157,11 @@ func (p *peer) flood(c *channel, total, size int) {
 	word := uint32(0)
 	for left := total; left > 0; left -= size {
 		for c.BufferedAmount() >= highMark {
-			<-low
+			select {
+			case <-low:
+			case <-time.After(time.Second):
+				p.say(message{"kind": "waiting", "label": c.Label()})
+			}
 		}
 		data := make([]byte, size)
 		for at := 0; at+4 <= size; at += 4 {
