@@ -37,6 +37,18 @@ async def converse(other: OtherPeer, ours: RecordingPeer) -> None:
         mine.channel.close()
         await mine.until_closed()
         await other.until("closed", label=f"ours {turn}")
+    labels = [f"theirs {turn}" for turn in range(3)]
+    for label in labels:
+        other.tell(kind="open", label=label, protocol="tcp.v1.mxrtc")
+    await ours.until(lambda recorder: len(recorder.offered) == 1 + len(labels))
+    for label in labels:
+        await other.until("open", label=label)
+    for label in labels:  # at once, as some send a request for each then
+        other.tell(kind="close", label=label)
+    for channel in ours.offered[1:]:
+        await channel.until_closed()
+    for label in labels:
+        await other.until("closed", label=label)
     other.tell(kind="flood", label="first", total=8 * 1024, size=1024)
     await first.until(lambda channel: channel.received_bytes >= 8 * 1024 + sum(sizes))
     other.tell(kind="close", label="first")

@@ -22,6 +22,9 @@ from tests.sctp.newreno import NewReno
 
 FOLDER = Path(__file__).parent / "captures"
 
+_RECORDED = ("packet_size", "packet_size_floor", "packet_size_ceiling", "max_message")
+"""Settings that decide how messages are cut; what a recording does not name is as it is by default."""
+
 
 class RecordedAssociation(Association):
     """Writes its calls down. Its clock starts at 100, whatever time it is called with."""
@@ -30,8 +33,7 @@ class RecordedAssociation(Association):
         super().__init__(settings, drawn, congestion)
         self._offset: float | None = None
         head = {"tag": drawn.tag, "initial_tsn": drawn.initial_tsn, "cookie_key": drawn.cookie_key.hex()}
-        sizes = {"packet_size": settings.packet_size, "packet_size_ceiling": settings.packet_size_ceiling}
-        self.lines: list[dict[str, Any]] = [{**head, **sizes, "max_message": settings.max_message}]
+        self.lines: list[dict[str, Any]] = [{**head, **{name: getattr(settings, name) for name in _RECORDED}}]
 
     def _at(self, now: float) -> float:
         if self._offset is None:
@@ -125,9 +127,7 @@ class Recording:
     def association(self) -> Association:
         head = self.head
         settings = SctpSettings(
-            packet_size=head["packet_size"],
-            packet_size_ceiling=head["packet_size_ceiling"],
-            max_message=head["max_message"],
+            **{name: head[name] for name in _RECORDED if name in head},
             max_remote_message=head["max_message"],
             heartbeat_interval=0,
         )
