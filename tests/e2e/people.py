@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
 from aiohttp import ClientSession
 
-from tests.e2e.world import PASSWORD, World
+from tests.e2e.world import DOMAIN, PASSWORD, World, echo
+
+BOT = f"@rtcbot:{DOMAIN}"
+NAMES = ("alice", "bob", "carol")
 
 
 @dataclass
@@ -108,3 +114,47 @@ class Person:
     async def heard_nothing(self, room: str) -> bool:
         """Whether there is no notice that this person has not been given."""
         return len(await self.notices(room)) == self._seen.get(room, 0)
+
+
+@asynccontextmanager
+async def world_of_three(folder: Path) -> AsyncIterator[World]:
+    """A bridge with a service and three users; it must have logged no defect in the end."""
+    async with AsyncExitStack() as stack:
+        world = await World.start(folder, stack)
+        await world.serve("echo", echo)
+        for name in NAMES:
+            await world.add_user(name)
+        await world.start_bridge()
+        yield world
+        assert world.bridge is not None
+        await world.bridge.terminate(20)
+        assert "Traceback" not in world.log_text()
+
+
+@asynccontextmanager
+async def three_people(world: World) -> AsyncIterator[tuple[Person, ...]]:
+    """All of them, logged in."""
+    async with ClientSession() as http:
+        yield tuple([await Person.log_in(world, name, http) for name in NAMES])
+
+
+async def let_in(person: Person, room: str) -> None:
+    """Invite the bot to a room; returns when it has joined."""
+    await person.ask("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
+    await person.until_member(room, BOT)
+
+
+async def upgrade(person: Person, room: str, *invited: str) -> str:
+    """Have a new room take the place of another one, and invite to it; returns its id."""
+    answer = await person.ask("POST", f"rooms/{quote(room)}/upgrade", {"new_version": "12"})
+    new = str(answer["replacement_room"])
+    for user in invited:
+        await person.ask("POST", f"rooms/{quote(new)}/invite", {"user_id": user})
+    return new
+
+
+async def until_ping(world: World, user: str, code: int) -> None:
+    """Call until that ends with some exit code."""
+    async with asyncio.timeout(30):
+        while (await world.run_mxrtc(user, "ping", "-c", "1", "build"))[0] != code:
+            await asyncio.sleep(0.2)

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientSession
 
-from tests.e2e.people import Person
-from tests.e2e.test_upgraded_rooms import ALIAS, BOT, let_in, until_ping, upgrade
-from tests.e2e.world import World, echo
+from tests.e2e.people import BOT, Person, let_in, three_people, until_ping, upgrade, world_of_three
+from tests.e2e.world import DOMAIN, World
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
+
+ALIAS = f"#admins:{DOMAIN}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with AsyncExitStack() as stack:
-        world = await World.start(tmp_path_factory.mktemp("moved"), stack)
-        await world.serve("echo", echo)
-        for name in ("alice", "bob", "carol"):
-            await world.add_user(name)
-        await world.start_bridge()
+    async with world_of_three(tmp_path_factory.mktemp("moved")) as world:
         yield world
-        assert world.bridge is not None
-        await world.bridge.terminate(20)
-        assert "Traceback" not in world.log_text()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def people(world: World) -> AsyncIterator[tuple[Person, ...]]:
-    async with ClientSession() as http:
-        yield tuple([await Person.log_in(world, name, http) for name in ("alice", "bob", "carol")])
+    async with three_people(world) as people:
+        yield people
 
 
 async def test_a_room_that_was_upgraded_twice_while_the_bridge_was_away(

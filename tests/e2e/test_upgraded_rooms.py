@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientSession
 
-from tests.e2e.people import Person
-from tests.e2e.world import DOMAIN, World, echo
+from tests.e2e.people import BOT, Person, let_in, three_people, until_ping, upgrade, world_of_three
+from tests.e2e.world import DOMAIN, World
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
-BOT = f"@rtcbot:{DOMAIN}"
 ALIAS = f"#admins:{DOMAIN}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with AsyncExitStack() as stack:
-        world = await World.start(tmp_path_factory.mktemp("upgraded"), stack)
-        await world.serve("echo", echo)
-        for name in ("alice", "bob", "carol"):
-            await world.add_user(name)
-        await world.start_bridge()
+    async with world_of_three(tmp_path_factory.mktemp("upgraded")) as world:
         yield world
-        assert world.bridge is not None
-        await world.bridge.terminate(20)
-        assert "Traceback" not in world.log_text()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def people(world: World) -> AsyncIterator[tuple[Person, ...]]:
-    async with ClientSession() as http:
-        yield tuple([await Person.log_in(world, name, http) for name in ("alice", "bob", "carol")])
-
-
-async def let_in(person: Person, room: str) -> None:
-    await person.ask("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
-    await person.until_member(room, BOT)
-
-
-async def upgrade(person: Person, room: str, *invited: str) -> str:
-    answer = await person.ask("POST", f"rooms/{quote(room)}/upgrade", {"new_version": "12"})
-    new = str(answer["replacement_room"])
-    for user in invited:
-        await person.ask("POST", f"rooms/{quote(new)}/invite", {"user_id": user})
-    return new
-
-
-async def until_ping(world: World, user: str, code: int) -> None:
-    async with asyncio.timeout(30):
-        while (await world.run_mxrtc(user, "ping", "-c", "1", "build"))[0] != code:
-            await asyncio.sleep(0.2)
+    async with three_people(world) as people:
+        yield people
 
 
 async def test_the_room_of_the_admins_by_its_alias_and_by_its_id(world: World, people: tuple[Person, ...]) -> None:
