@@ -31,8 +31,8 @@ from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.access.test_rights import Rooms
 from tests.core.text.test_globs import SHAPES
-from tests.engine.test_call_manager import PEER as CALLED
-from tests.engine.test_call_manager import Bridge, running
+from tests.engine.call_bench import PEER as CALLED
+from tests.engine.call_bench import Bridge, running
 from tests.fakes import Records
 
 GRANTS = 10_000

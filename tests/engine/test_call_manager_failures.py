@@ -14,7 +14,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutco
 from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.engine.ports import CallRecord
-from tests.engine.test_call_manager import ALICE, BOB, PEER, ROOM, Bridge, connected, running
+from tests.engine.call_bench import ALICE, BOB, PEER, ROOM, Bridge, connected, running
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

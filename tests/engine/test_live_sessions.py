@@ -10,7 +10,7 @@ import pytest
 from mxrtc_bridge.core.call.events import Hangup, Reject
 from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
-from tests.engine.test_call_manager import ALICE, BOB, PEER, ROOM, Bridge, connected, running
+from tests.engine.call_bench import ALICE, BOB, PEER, ROOM, Bridge, connected, running
 from tests.waiting import until
 
 

@@ -7,7 +7,7 @@ import pytest
 from mxrtc_bridge.core.call.events import CandidateLine, Candidates, Hangup, SelectAnswer, Version
 from mxrtc_bridge.core.ids import CallId, PartyId
 from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate
-from tests.engine.test_call_manager import ALICE, BOB, Bridge, Peer, running
+from tests.engine.call_bench import ALICE, BOB, Bridge, Peer, running
 
 THEIRS, OTHERS = PartyId("theirs"), PartyId("others")
 LINE = "candidate:1 1 udp 1 192.0.2.1 5000 typ host"

@@ -20,7 +20,7 @@ from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import NoCounters
 from mxrtc_bridge.engine.session import Session
-from tests.engine.test_call_manager import ALICE, OFFER, PEER, ROOM
+from tests.engine.call_bench import ALICE, OFFER, PEER, ROOM
 from tests.fakes import FakePeer
 from tests.waiting import until
 

@@ -7,7 +7,7 @@ import pytest
 from mxrtc_bridge.core.call.events import Hangup, Reject, Version
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, PartyId
-from tests.engine.test_call_manager import ALICE, OFFER, Bridge, running
+from tests.engine.call_bench import ALICE, OFFER, Bridge, running
 
 
 @pytest.mark.parametrize("denied", [False, True])

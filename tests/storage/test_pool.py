@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage import pool
@@ -74,25 +73,19 @@ async def test_file_that_is_no_database_is_explained(tmp_path: Path) -> None:
     assert path.read_text().startswith("dear diary")
 
 
-async def test_database_of_a_newer_version_is_refused(url: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param("UPDATE mxrtc_version SET version = 99", "v99", id="of a newer version"),
+        pytest.param("UPDATE database_owner SET owner = 'somebody'", "owned by somebody", id="of another program"),
+    ],
+)
+async def test_database_that_is_not_for_this_version_of_this_program_is_refused(
+    url: str, change: str, complaint: str
+) -> None:
     async with await Database.open(url) as database:
-
-        async def age(connection: Connection) -> None:
-            await connection.execute("UPDATE mxrtc_version SET version = 99")
-
-        await database.transaction(age)
-    with pytest.raises(StorageError, match="v99"):
-        await Database.open(url)
-
-
-async def test_database_of_another_program_is_refused(url: str) -> None:
-    async with await Database.open(url) as database:
-
-        async def rename(connection: Connection) -> None:
-            await connection.execute("UPDATE database_owner SET owner = 'somebody'")
-
-        await database.transaction(rename)
-    with pytest.raises(StorageError, match="owned by somebody"):
+        await database.transaction(lambda connection: connection.execute(change))
+    with pytest.raises(StorageError, match=complaint):
         await Database.open(url)
 
 
