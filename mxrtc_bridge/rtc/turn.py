@@ -18,6 +18,7 @@ from aioice import stun, turn
 
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
+from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.rtc.datagrams import PARSER_ERRORS, Address, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import TurnServer
 
@@ -78,9 +79,9 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, 
     if server.transport == "tcp":
         client = stream = _TcpClient(server, address, channel_refresh_s)
         name = server.host if server.tls else None
-        transport, _ = await loop.create_connection(
-            lambda: stream, *address, ssl=server.tls or None, server_hostname=name
-        )
+        # To read the list of authorities takes 30 ms and more, in which no session would move.
+        tls = await in_one_thread(ssl.create_default_context) if server.tls else None
+        transport, _ = await loop.create_connection(lambda: stream, *address, ssl=tls, server_hostname=name)
     else:
         client = datagrams = _UdpClient(server, address, channel_refresh_s)
         transport, _ = await loop.create_datagram_endpoint(lambda: datagrams, remote_addr=address)

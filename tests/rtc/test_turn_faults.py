@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ssl
+import threading
 from dataclasses import replace
 from pathlib import Path as FilePath
 
@@ -55,6 +57,23 @@ async def test_relay_over_tls_behind_dead_servers_comes_with_the_default_policy(
             assert [candidate.type for candidate in description.candidates] == ["host", "relay"]
             assert asyncio.get_running_loop().time() - start < 4.0
             await peer.close()
+
+
+async def test_list_of_authorities_is_read_beside_the_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[threading.Thread] = []
+    create = ssl.create_default_context
+
+    def noted() -> ssl.SSLContext:
+        read.append(threading.current_thread())
+        return create()
+
+    monkeypatch.setattr(ssl, "create_default_context", noted)
+    with silent("tcp") as port:
+        pass
+    server = TurnServer("127.0.0.1", port, "tcp", True, "u", "p")
+    assert await outcome(server) is ServerOutcome.REFUSED
+    assert read
+    assert threading.main_thread() not in read
 
 
 async def test_certificate_of_another_name_is_not_trusted_whatever_address_the_name_has(
