@@ -46,3 +46,8 @@ def some(cases: Sequence[Case], number: int) -> Sequence[Case]:
     if not FAST:
         return cases
     return [cases[index] for index in sorted(random.Random(1).sample(range(len(cases)), number))]
+
+
+def if_long(*cases: Case) -> tuple[Case, ...]:
+    """Return the cases for a long run, and none for another."""
+    return cases if LONG else ()

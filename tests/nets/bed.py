@@ -13,7 +13,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +39,9 @@ LIMITS = {"calls_per_user": 50, "invites_per_minute": 600}
 TURN_UDP, TURN_TCP = (f"turn:{TURN_NAME}:3478?transport={transport}" for transport in ("udp", "tcp"))
 STUN = f"stun:{TURN_NAME}:3478"
 TURNS = f"turns:{TURN_NAME}:443?transport=tcp"
+
+Note = Callable[[str, float], None]
+"""Notes down for the page what a person waited for, and how long, in seconds."""
 
 
 class NamespacedSynapse(Synapse):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.long import LONG
-from tests.nets.bed import Bed
+from tests.nets.bed import Bed, Note
 from tests.nets.page import NOTES
 from tests.nets.rows import ROWS
 
@@ -52,8 +52,8 @@ async def bed(_bed_of_all: Bed) -> AsyncIterator[Bed]:
 
 
 @pytest.fixture
-def note(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
-    """Notes down how long a person waited for what, in seconds; of the same in many networks the longest."""
+def note(request: pytest.FixtureRequest) -> Note:
+    """Of the same in many networks the longest time is kept."""
     number = row_of(request.node)
 
     def note(what: str, seconds: float) -> None:

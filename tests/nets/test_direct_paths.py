@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.nets.bed import STUN, TURN_TCP, TURN_UDP, Bed
+from tests.nets.bed import STUN, TURN_TCP, TURN_UDP, Bed, Note
 from tests.nets.topology import Nat
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
-
-Note = Callable[[str, float], None]
 
 HOMES = (Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.FULL_CONE)
 PAIRS = [(client, bridge) for client in HOMES for bridge in HOMES]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.nets.bed import HOMESERVER, STUN, TURN_NAME, TURN_UDP, Bed
+from tests.nets.bed import HOMESERVER, STUN, TURN_NAME, TURN_UDP, Bed, Note
 from tests.nets.topology import NOWHERE
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
-
-Note = Callable[[str, float], None]
 
 IPV6 = (f"2a0a:0::10 {HOMESERVER}", f"2a0a:1::10 {TURN_NAME}")
 BOTH_VERSIONS = ("--listening-ip=2a0a:1::10", "--relay-ip=2a0a:1::10")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from mxrtc_bridge.client.calls.connection import NO_PACKETS
-from tests.long import LONG
-from tests.nets.bed import LIMITS, Bed
+from tests.long import if_long
+from tests.nets.bed import LIMITS, Bed, Note
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest.mark.parametrize("gives_up_first", ["bridge", "client"] if LONG else ["bridge"])
-async def test_row_01_without_servers_both_sides_say_the_same(
-    bed: Bed, note: Callable[[str, float], None], gives_up_first: str
-) -> None:
+@pytest.mark.parametrize("gives_up_first", ["bridge", *if_long("client")])
+async def test_row_01_without_servers_both_sides_say_the_same(bed: Bed, note: Note, gives_up_first: str) -> None:
     """As both wait for 25 seconds it is chance who gives up first: the bridge does so soon here."""
     await bed.set_up(limits={**LIMITS, "setup": "5s" if gives_up_first == "bridge" else "60s"})
     seen = await bed.see("ping", "build", "-c", "1")

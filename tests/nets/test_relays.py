@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 
 import pytest
 
 from mxrtc_bridge.client.calls.connection import NO_PACKETS
 from tests.links import Quality
-from tests.nets.bed import ADDRESSES, STUN, TURN_NAME, TURN_TCP, TURN_UDP, TURNS, Bed, longest_gap
+from tests.long import if_long
+from tests.nets.bed import ADDRESSES, STUN, TURN_NAME, TURN_TCP, TURN_UDP, TURNS, Bed, Note, longest_gap
 from tests.nets.topology import NOWHERE, Nat
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
-
-Note = Callable[[str, float], None]
 
 NO_UDP = ("meta l4proto udp",)
 ONLY_443 = (*NO_UDP, 'oifname "wan" tcp dport != 443', 'iifname "wan" tcp sport != 443')
@@ -51,7 +49,7 @@ async def test_row_05_where_only_https_gets_out_a_relay_by_tls_is_found(bed: Bed
     note("a megabyte fetched", fetched.seconds)
 
 
-@pytest.mark.parametrize(("uri", "delay_ms"), [(TURN_UDP, 300), (STUN, 320), (STUN, 600)])
+@pytest.mark.parametrize(("uri", "delay_ms"), [(TURN_UDP, 300), *if_long((STUN, 320), (STUN, 600))])
 async def test_row_06_servers_behind_a_slow_line_are_heard(bed: Bed, note: Note, uri: str, delay_ms: int) -> None:
     await bed.start_turn()
     await bed.set_up(uri)
@@ -136,7 +134,7 @@ async def test_row_10_a_server_that_takes_connections_and_is_silent_keeps_nobody
     note("relayed", seen.seconds)
 
 
-@pytest.mark.parametrize("options", [[], ["--relay-only"]])
+@pytest.mark.parametrize("options", [[], *if_long(["--relay-only"])])
 async def test_row_11_a_relay_whose_ipv6_leads_nowhere_is_used_by_ipv4(
     bed: Bed, note: Note, options: list[str]
 ) -> None:
