@@ -176,6 +176,9 @@ class FakePeer:
     async def late_candidates(self) -> tuple[CandidateLine, ...]:
         return ()
 
+    def gathering_is_over(self) -> bool:
+        return True
+
     def gathering_report(self) -> GatheringReport:
         return GatheringReport()
 

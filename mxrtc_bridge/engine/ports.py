@@ -122,6 +122,10 @@ class PeerConnection(Protocol):
         """Wait for candidates of ours that are in no description yet; none: there will be no more."""
         ...
 
+    def gathering_is_over(self) -> bool:
+        """Whether no candidate of ours can follow those that were returned."""
+        ...
+
     def gathering_report(self) -> GatheringReport:
         """What came of asking the STUN and TURN servers, so far."""
         ...

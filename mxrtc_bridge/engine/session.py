@@ -301,8 +301,12 @@ class Session:
         await self._tell_late_candidates(peer)
 
     async def _tell_late_candidates(self, peer: PeerConnection) -> None:
+        end = True  # where none follow the description needs no word more
         while lines := await peer.late_candidates():
-            self._driver.feed(call.CandidatesFound(lines))
+            end = peer.gathering_is_over()
+            self._driver.feed(call.CandidatesFound(lines, end))
+        if not end:
+            self._driver.feed(call.CandidatesFound((), end=True))
 
     def _apply_answer(self, sdp: str) -> None:
         assert self._peer is not None

@@ -118,6 +118,10 @@ class DataPeerConnection:
         found = described_candidates(await self._ice.late_candidates())
         return tuple(CandidateLine(format_candidate(each), self._mid, 0) for each in found)
 
+    def gathering_is_over(self) -> bool:
+        """Whether no local candidate can follow those that were returned."""
+        return self._ice.gathering_is_over
+
     def gathering_report(self) -> GatheringReport:
         """What came of asking the STUN and TURN servers, so far."""
         return self._ice.gathering_report()

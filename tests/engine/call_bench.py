@@ -59,7 +59,7 @@ class Peer(FakePeer):
         super().__init__(joined_peers()[2])
         self.fate = fate
         self.closed = False
-        self.late = [(CandidateLine("candidate:late", "0", 0),)] if fate == "late" else []
+        self.late = [(CandidateLine("candidate:late", "0", 0),)] if fate.startswith("late") else []
 
     async def create_answer(self, _offer: Description) -> str:
         if self.fate == "no ports":
@@ -73,6 +73,9 @@ class Peer(FakePeer):
     async def late_candidates(self) -> tuple[CandidateLine, ...]:
         return self.late.pop(0) if self.late else ()
 
+    def gathering_is_over(self) -> bool:
+        return self.fate != "late, and perhaps more"
+
     def add_candidates(self, _candidates: object) -> None: ...
 
     async def connect(self) -> Path:
@@ -80,7 +83,7 @@ class Peer(FakePeer):
             raise TransportError("ice_failed", "no pair works")
         if self.fate == "raises":
             raise RuntimeError("a defect")
-        if self.fate in ("hangs", "late"):
+        if self.fate == "hangs" or self.fate.startswith("late"):
             await asyncio.Event().wait()
         return Path(PathKind.DIRECT, "host", "host", "ipv4")
 

@@ -50,8 +50,18 @@ async def test_candidates_of_a_slow_server_follow_the_answer(bridge: Bridge) -> 
     await bridge.until(lambda: len(bridge.sent) == 2)
     assert [type(message) for message in bridge.sent] == [Answer, Candidates]
     assert bridge.sent[1] == Candidates(
-        CallId("c1"), PartyId("ours"), Version.V1, (CandidateLine("candidate:late", "0", 0),)
+        CallId("c1"), PartyId("ours"), Version.V1, (CandidateLine("candidate:late", "0", 0),), end=True
     )
+
+
+async def test_that_no_candidates_follow_is_said_also_where_it_turns_out_after_the_last(bridge: Bridge) -> None:
+    bridge.fate = "late, and perhaps more"
+    await bridge.invite()
+    await bridge.until(lambda: len(bridge.sent) == 3)
+    assert [(message.candidates != (), message.end) for message in bridge.sent if isinstance(message, Candidates)] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 async def test_call_goes_on_when_candidates_that_follow_cannot_be_sent(bridge: Bridge) -> None:

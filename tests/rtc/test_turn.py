@@ -212,6 +212,7 @@ async def test_relay_that_comes_after_the_description_follows(coturn: Coturn) ->
         assert line.candidate.startswith("candidate:")
         assert " typ relay " in line.candidate
         assert (line.mid, line.m_line_index) == (description.mid, 0)
+        assert peer.gathering_is_over()
         assert await peer.late_candidates() == ()
         await peer.close()
 

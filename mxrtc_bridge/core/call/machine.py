@@ -244,7 +244,7 @@ class CallMachine:
 
     def _send_candidates(self, _now: float, event: values.CandidatesFound) -> None:
         self._batches += 1
-        message = events.Candidates(self._call_id, self._own_party(), self._version, event.lines)
+        message = events.Candidates(self._call_id, self._own_party(), self._version, event.lines, event.end)
         self._effects.append(values.SendCallEvent(message, f"candidates {self._batches}"))
 
     def _connected(self, _now: float, _event: values.Connected) -> None:

@@ -102,9 +102,12 @@ class AnswerReady:
 
 @dataclass(frozen=True, slots=True)
 class CandidatesFound:
-    """Candidates of ours that are not in the description that went out, from servers that answer late; not none."""
+    """Candidates of ours that are not in the description that went out, from servers that answer late."""
 
     lines: tuple[CandidateLine, ...]
+    """None where it turns out that those before were the last."""
+    end: bool = False
+    """Whether no more follow, which is said with them (RFC 8838, section 13)."""
 
 
 @dataclass(frozen=True, slots=True)

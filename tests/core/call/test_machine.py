@@ -133,10 +133,10 @@ def test_candidates_that_are_found_late_are_sent_each_batch_as_a_step_of_its_own
     bench: Bench, version: Version, party: PartyId | None
 ) -> None:
     found = [(CandidateLine(f"candidate:{number}", "0", 0),) for number in (1, 2)]
-    effects = [effect for batch in found for effect in bench.feed(CandidatesFound(batch))]
+    effects = [effect for end, batch in enumerate(found) for effect in bench.feed(CandidatesFound(batch, bool(end)))]
     assert effects == [
         SendCallEvent(Candidates(CALL, party, version, found[0]), "candidates 1"),
-        SendCallEvent(Candidates(CALL, party, version, found[1]), "candidates 2"),
+        SendCallEvent(Candidates(CALL, party, version, found[1], end=True), "candidates 2"),
     ]
 
 
