@@ -104,6 +104,7 @@ class FakeChannel:
         self.other: FakeChannel
         self.sent: list[str | bytes] = []
         self.unconsumed = 0
+        self.kept = 0
         self.closed = False
         self._peer = peer
         self._listener: Any = None
@@ -145,6 +146,10 @@ class FakeChannel:
 
     def consumed(self, size: int) -> None:
         self.unconsumed -= size
+
+    def keep(self, size: int) -> None:
+        assert self.closed
+        self.kept = size
 
     def close(self) -> None:
         if self.closed:
@@ -221,6 +226,7 @@ class FakeSink:
         self.untaken = 0
         self.events: list[str] = []
         self.paused = False
+        self.closing = False
         self.listener: Any = None
 
     def set_listener(self, listener: Any) -> None:
@@ -237,6 +243,8 @@ class FakeSink:
         size, self.untaken = self.untaken, 0
         if size:
             self.listener.bytes_written(size)
+        if self.closing:
+            self.listener.sink_closed(None)
 
     def write_eof(self) -> None:
         self.events.append("eof")
@@ -253,7 +261,9 @@ class FakeSink:
 
     def close(self) -> None:
         self.events.append("close")
-        self.listener.sink_closed(None)
+        self.closing = True
+        if not self.untaken:
+            self.listener.sink_closed(None)
 
 
 class RecordingCounters(NoCounters):

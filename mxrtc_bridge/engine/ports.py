@@ -74,6 +74,13 @@ class Channel(Protocol):
         """Say that ``size`` bytes of received payload have left our memory; reopens the SCTP receive window."""
         ...
 
+    def keep(self, size: int) -> None:
+        """Say, when the channel closes, that so many received bytes stay in our memory until they are consumed.
+
+        All others count as consumed when it has closed.
+        """
+        ...
+
     def close(self) -> None:
         """Close after what was queued has been sent (RFC 8831 section 6.7)."""
         ...

@@ -7,13 +7,19 @@ the sink is paused); what the sink has not taken stays in the sink (bounded by t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock, Timer
 from mxrtc_bridge.engine.driver import ChannelDriver, Machine
 from mxrtc_bridge.engine.ports import Channel, Sink
 
-StreamMachine = Machine[stream.Event, stream.Effect]
+
+class StreamMachine(Machine[stream.Event, stream.Effect], Protocol):
+    """What both kinds of stream look like from here."""
+
+    @property
+    def unwritten(self) -> int: ...
 
 
 class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
@@ -45,6 +51,8 @@ class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
         idle_s: float | None = None,
     ) -> None:
         super().__init__(machine, channel, clock=clock, heard=heard)
+        self._stream = machine
+        self._is_over = False
         self._sink: Sink | None = None
         self._ready = ready
         self._finished = finished
@@ -84,6 +92,11 @@ class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
             self.refuse("limit", "too many bytes wait for services that are not connected yet")
         super().binary_received(data)
 
+    def channel_closed(self) -> None:
+        super().channel_closed()
+        if not self._is_over and (unwritten := self._stream.unwritten):
+            self.channel.keep(unwritten)
+
     # SinkListener
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +133,7 @@ class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
                 if self._accepted is not None:
                     self._accepted()
             case stream.StreamFinished():
+                self._is_over = True
                 if self._idle_timer is not None:
                     self._idle_timer.cancel()
                 self._finished(self, effect)

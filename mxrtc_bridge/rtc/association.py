@@ -296,6 +296,17 @@ class PeerAssociation:
             self._channels.consumed(channel.number, size)
             self._schedule()
 
+    def keep(self, size: int) -> None:
+        """Channels that have closed leave ``size`` bytes in the memory of the application."""
+        if self._machine is not None:
+            self._machine.keep(size)
+
+    def give_back(self, size: int) -> None:
+        """The application is done with ``size`` bytes of those."""
+        if self._machine is not None:
+            self._machine.consumed(size)
+            self._schedule()
+
     # Turns
 
     def packets_received(self, packets: list[bytes]) -> None:

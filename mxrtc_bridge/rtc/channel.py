@@ -27,6 +27,10 @@ class ChannelOwner(Protocol):
 
     def credit(self, channel: DataChannel, size: int) -> None: ...
 
+    def keep(self, size: int) -> None: ...
+
+    def give_back(self, size: int) -> None: ...
+
 
 class DataChannel:
     """One data channel.
@@ -57,6 +61,7 @@ class DataChannel:
         self._listener: ChannelListener | None = None
         self._opened = number is not None
         self._closed = False
+        self._kept = 0
         self._early: deque[str | bytes] = deque()
 
     def set_listener(self, listener: ChannelListener) -> None:
@@ -79,7 +84,17 @@ class DataChannel:
 
     def consumed(self, size: int) -> None:
         """Say that ``size`` bytes of received payload have left our memory; text counts by its UTF-8."""
-        self._owner.credit(self, size)
+        if not self._closed:
+            self._owner.credit(self, size)
+        elif size := min(size, self._kept):
+            self._kept -= size
+            self._owner.give_back(size)
+
+    def keep(self, size: int) -> None:
+        """Say, when the channel has closed, that so many bytes are not consumed yet; all others count as that."""
+        if self._closed:
+            self._kept += size
+            self._owner.keep(size)
 
     def close(self) -> None:
         """Close after what was queued has been sent."""

@@ -203,16 +203,6 @@ class Association(Inbound):
         self._awaited.pop(stream, None)
         self._awaited[stream] = self._last_received_at + self._settings.reset_patience
 
-    def set_aside(self, count: int) -> None:
-        """Say that so many messages more (or less) wait after they were polled: each costs memory beyond its bytes."""
-        if self._receiver is not None:
-            self._receiver.set_aside(count)
-
-    def consumed(self, size: int) -> None:
-        """Say that ``size`` bytes of received messages have left the memory of the application."""
-        if self._receiver is not None:
-            self._receiver.consumed(size)
-
     # Packets to the other side
 
     def datagrams(self, now: float, limit: int = 64) -> list[bytes]:

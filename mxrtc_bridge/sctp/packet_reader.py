@@ -75,6 +75,23 @@ class Inbound(Lifecycle):
         if interval:
             self._heartbeat_at = now + interval
 
+    # What becomes of messages that were received
+
+    def set_aside(self, count: int) -> None:
+        """Say that so many messages more (or less) wait after they were polled: each costs memory beyond its bytes."""
+        if self._receiver is not None:
+            self._receiver.set_aside(count)
+
+    def consumed(self, size: int) -> None:
+        """Say that ``size`` bytes of received messages have left the memory of the application."""
+        if self._receiver is not None:
+            self._receiver.consumed(size)
+
+    def keep(self, size: int) -> None:
+        """Say that ``size`` bytes that were given back are in the memory of the application all the same."""
+        if self._receiver is not None:
+            self._receiver.keep(size)
+
     # Packets from the other side
 
     def receive(self, now: float, packet: bytes) -> None:

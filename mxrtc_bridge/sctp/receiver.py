@@ -214,6 +214,14 @@ class Receiver:
     def set_aside(self, count: int) -> None:
         """Count so many messages more, or less, as unread; what was announced before must not let in small ones."""
         self.unread_messages += count
+        self._pull_edge()
+
+    def keep(self, size: int) -> None:
+        """Count ``size`` bytes as unread once more."""
+        self.reassembly.unconsumed += size
+        self._pull_edge()
+
+    def _pull_edge(self) -> None:
         self._edge = min(self._edge, self._accepted + self.window + _CLOSED_BELOW)
 
     def forget_some(self) -> None:

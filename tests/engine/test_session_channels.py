@@ -272,6 +272,24 @@ async def test_channel_that_is_nothing_we_serve_is_closed(
     assert session.connector.sinks == []
 
 
+async def test_raw_stream_counts_and_holds_the_window_until_its_sink_has_taken_the_rest_of_a_closed_channel(
+    session: Session,
+) -> None:
+    session.connector.takes = False
+    channel = session.near.open_channel("web", "raw.mxrtc")
+    channel.send(bytes(100))
+    await session.settle()
+    channel.close()
+    await session.settle()
+    (sink,) = session.connector.sinks
+    assert sink.events == ["eof", "close"]
+    assert session.far.channels[-1].kept == 100
+    assert session.acceptor.totals()[0] == 1
+    sink.take()
+    assert session.acceptor.totals()[0] == 0
+    assert session.counters.counted[-1] == ("stream", "clean")
+
+
 async def test_raw_channel_carries_bytes_and_holds_the_window_until_they_are_taken(session: Session) -> None:
     session.connector.takes = False
     channel = session.near.open_channel("web", "raw.mxrtc")

@@ -20,6 +20,12 @@ class FakeAssociation:
     def credit(self, channel: DataChannel, size: int) -> None:
         self.calls.append((channel, size))
 
+    def keep(self, size: int) -> None:
+        self.calls.append(("keep", size))
+
+    def give_back(self, size: int) -> None:
+        self.calls.append(("give back", size))
+
 
 def offered(association: FakeAssociation | None = None) -> DataChannel:
     return DataChannel(association or FakeAssociation(), "label", "protocol", 7)

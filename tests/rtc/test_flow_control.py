@@ -226,3 +226,24 @@ def _make_lossy(ice: IceConnection, chance: random.Random) -> list[int]:
 
     ice.send_run = lossy  # type: ignore[method-assign]
     return lost
+
+
+async def test_what_a_closed_channel_leaves_in_our_memory_holds_the_window_until_it_is_consumed() -> None:
+    """Else whoever opens, fills and closes channels fills any memory, a window at a time."""
+    async with Pair(consume=False) as pair:
+        ours, theirs = await pair.open()
+
+        def closed() -> None:
+            theirs.channel.keep(theirs.received_bytes - 1000)
+            RecordingChannel.channel_closed(theirs)
+
+        theirs.channel_closed = closed  # type: ignore[method-assign]
+        ours.channel.send(bytes(60_000))
+        await theirs.until(lambda channel: channel.received_bytes == 60_000)
+        ours.channel.close()
+        await theirs.until_closed()
+        assert unconsumed(pair.callee.peer) == 59_000
+        theirs.channel.consumed(50_000)
+        assert unconsumed(pair.callee.peer) == 9_000
+        theirs.channel.consumed(50_000)
+        assert unconsumed(pair.callee.peer) == 0

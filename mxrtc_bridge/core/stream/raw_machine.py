@@ -35,7 +35,8 @@ class RawChannelState(Enum):
     CLOSING = "closing"
     """Our sink has ended and all of it was sent; what still comes is written."""
     CLOSED = "closed"
-    """The other side has ended; only a sink that is not there yet keeps the stream."""
+    """The other side has ended; only the sink keeps the stream: it is not there yet, or has still to take the rest and
+    to end. Until then the stream counts, or whoever opens and closes channels would have any number of sinks."""
     FINISHED = "finished"
 
 
@@ -84,8 +85,10 @@ class RawStreamMachine(ByteStreamMachine):
     def _channel_closed(self, now: float) -> None:
         if self.channel_state is RawChannelState.CLOSED:
             return
-        if self._sink is not SinkState.ABSENT:
-            self._end(StreamOutcome.CLEAN, "", "the channel ended", events.FinishSink(), events.CloseSink())
+        if self._sink is SinkState.PRESENT:
+            self._leave_sink()
+        elif self._sink is SinkState.GONE:
+            self._end_with_channel()
         elif self._receive.held:
             # Whoever sends a line and leaves wants the line to arrive.
             self.channel_state = RawChannelState.CLOSED
@@ -99,7 +102,7 @@ class RawStreamMachine(ByteStreamMachine):
         self._sink = SinkState.PRESENT
         self._write_held()
         if self.channel_state is RawChannelState.CLOSED:
-            self._end(StreamOutcome.CLEAN, "", "the channel ended", events.FinishSink(), events.CloseSink())
+            self._leave_sink()
         else:
             self._continue_sending(now)
 
@@ -112,7 +115,9 @@ class RawStreamMachine(ByteStreamMachine):
 
     def _sink_closed(self, now: float, error: str | None) -> None:
         self._sink = SinkState.GONE
-        if error is not None:
+        if self.channel_state is RawChannelState.CLOSED and (error is None or not self.unwritten):
+            self._end_with_channel()
+        elif error is not None:
             self._end(StreamOutcome.RESET, "reset", error, events.CloseChannel())
         elif self.channel_state is RawChannelState.CLOSING:
             self._end(StreamOutcome.CLEAN, "", "the local side ended")
@@ -153,6 +158,15 @@ class RawStreamMachine(ByteStreamMachine):
 
     # The end
 
+    def _leave_sink(self) -> None:
+        """Nothing more comes for the sink, which says when it has ended."""
+        self.channel_state = RawChannelState.CLOSED
+        self._deadline = None
+        self._effects += events.FinishSink(), events.CloseSink()
+
+    def _end_with_channel(self) -> None:
+        self._end(StreamOutcome.CLEAN, "", "the channel ended")
+
     def _tick(self, now: float) -> None:
         if self._deadline is None or now < self._deadline:
             return
@@ -162,7 +176,10 @@ class RawStreamMachine(ByteStreamMachine):
             self._end(StreamOutcome.LOST, "timeout", f"the local side was not there within {CLOSE_TIMEOUT_S:.0f} s")
 
     def _reset(self, code: str, message: str) -> None:
-        self._end(StreamOutcome.RESET, code, message, events.CloseChannel(), events.ResetSink())
+        if self.channel_state is RawChannelState.CLOSED and self._sink is SinkState.PRESENT:
+            self._end_with_channel()  # what was sent before may still arrive, as that of a stream that has ended
+        else:
+            self._end(StreamOutcome.RESET, code, message, events.CloseChannel(), events.ResetSink())
 
     def _violated(self, error: WireError) -> None:
         self._end(StreamOutcome.VIOLATION, error.code, str(error), events.CloseChannel(), events.ResetSink())

@@ -99,12 +99,44 @@ def test_opener_waits_for_its_channel() -> None:
 def test_other_side_closes_and_everything_is_written_before_the_end() -> None:
     driven = DrivenRaw()
     driven.feed(stream.BinaryReceived(b"last"))
-    assert driven.feed(stream.DataChannelClosed()) == [
-        stream.FinishSink(),
-        stream.CloseSink(),
-        clean("the channel ended", received=4),
-    ]
+    assert driven.feed(stream.DataChannelClosed()) == [stream.FinishSink(), stream.CloseSink()]
+    assert driven.consumed == 0
+    assert driven.feed(stream.SinkWritten(4)) == []
     assert driven.consumed == 4
+    assert driven.feed(stream.SinkClosed(None)) == [clean("the channel ended", received=4)]
+
+
+def test_stream_counts_until_its_sink_has_ended_although_the_channel_has_closed() -> None:
+    """Else whoever opens and closes channels has any number of sinks, each with a window of bytes."""
+    driven = DrivenRaw()
+    driven.feed(stream.BinaryReceived(bytes(100)))
+    driven.feed(stream.SinkData(b"unsent"))
+    driven.feed(stream.DataChannelClosed())
+    driven.now += 1000
+    assert driven.feed(stream.Tick()) == driven.feed(stream.Turn(16384)) == driven.feed(stream.SinkEof()) == []
+    assert driven.machine.channel_state is RawChannelState.CLOSED
+    driven.feed(stream.SinkWritten(60))
+    assert (driven.machine.unwritten, driven.consumed) == (40, 60)
+    error = "the local side did not take the rest within 10 s"
+    assert driven.feed(stream.SinkClosed(error)) == [
+        stream.StreamFinished(StreamOutcome.RESET, "reset", error, 0, 100),
+    ]
+    assert driven.consumed == 100
+
+
+def test_what_was_sent_before_the_channel_closed_is_left_to_the_sink_when_the_session_ends() -> None:
+    driven = DrivenRaw()
+    driven.feed(stream.BinaryReceived(b"last"))
+    driven.feed(stream.DataChannelClosed())
+    reset = stream.Reset("unavailable", "the session has ended")
+    assert driven.feed(reset) == [clean("the channel ended", received=4)]
+    assert driven.consumed == 4
+
+
+def test_sink_that_fails_after_it_has_taken_everything_is_a_clean_end() -> None:
+    driven = DrivenRaw()
+    driven.feed(stream.DataChannelClosed())
+    assert driven.feed(stream.SinkClosed("reset by the local side")) == [clean("the channel ended")]
 
 
 def test_line_that_was_sent_before_the_service_was_there_still_arrives() -> None:
@@ -116,8 +148,9 @@ def test_line_that_was_sent_before_the_service_was_there_still_arrives() -> None
         stream.WriteSink(b"line"),
         stream.FinishSink(),
         stream.CloseSink(),
-        clean("the channel ended", received=4),
     ]
+    driven.feed(stream.SinkWritten(4))
+    assert driven.feed(stream.SinkClosed(None)) == [clean("the channel ended", received=4)]
 
 
 def test_service_that_never_comes_is_waited_for_thirty_seconds() -> None:
@@ -146,11 +179,9 @@ def test_service_ends_and_its_last_words_are_sent_before_the_channel_closes() ->
     assert driven.machine.channel_state is RawChannelState.CLOSING
     assert driven.feed(stream.SinkEof()) == []
     assert driven.feed(stream.BinaryReceived(b"crossed")) == [stream.WriteSink(b"crossed")]
-    assert driven.feed(stream.DataChannelClosed()) == [
-        stream.FinishSink(),
-        stream.CloseSink(),
-        clean("the channel ended", 4, 7),
-    ]
+    assert driven.feed(stream.DataChannelClosed()) == [stream.FinishSink(), stream.CloseSink()]
+    driven.feed(stream.SinkWritten(7))
+    assert driven.feed(stream.SinkClosed(None)) == [clean("the channel ended", 4, 7)]
 
 
 def test_other_side_that_does_not_answer_the_closing_is_not_waited_for() -> None:
@@ -217,6 +248,7 @@ LATE: list[stream.Event] = [
 def test_late_event_does_nothing(event: stream.Event) -> None:
     driven = DrivenRaw()
     driven.feed(stream.DataChannelClosed())
+    driven.feed(stream.SinkClosed(None))
     assert driven.feed(event) == []
     assert driven.machine.next_deadline() is None
 
@@ -339,7 +371,7 @@ def test_every_byte_keeps_its_place_whatever_happens(role: StreamRole, steps: li
                     consumed += size
                 case stream.CloseSink() | stream.ResetSink():
                     assert sink == "present"
-                    sink = "gone"
+                    sink = "closing"
                 case stream.StreamFinished():
                     finished.append(effect)
 
@@ -356,7 +388,7 @@ def test_every_byte_keeps_its_place_whatever_happens(role: StreamRole, steps: li
             case "say" if sink == "present" and not eof:
                 said += data
                 feed(stream.SinkData(data))
-            case "take" if sink == "present" and outstanding:
+            case "take" if sink in ("present", "closing") and outstanding and not finished:
                 taken = min(size, outstanding)
                 outstanding -= taken
                 feed(stream.SinkWritten(taken))
@@ -373,7 +405,7 @@ def test_every_byte_keeps_its_place_whatever_happens(role: StreamRole, steps: li
             case "close" if size == 0:
                 channel_gone = closed = True
                 feed(stream.DataChannelClosed())
-            case "gone" | "broken" if sink == "present" and size == 0:
+            case "gone" | "broken" if sink in ("present", "closing") and size == 0:
                 sink = "gone"
                 feed(stream.SinkClosed(None if action == "gone" else "broken"))
             case "reset" if size == 0:
