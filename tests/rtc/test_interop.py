@@ -162,10 +162,10 @@ async def one_after_the_other(other: OtherPeer, ours: RecordingPeer, turn: int, 
         await other.until("open", timeout_s=timeout_s, label=channel.channel.label)
         channel.channel.send(channel.channel.label)
         await channel.until(lambda channel: len(channel.events) >= 2, timeout_s)
-    for n, channel in enumerate(everyone):
-        if n % 2:
+    for n, channel in enumerate(everyone):  # by one side, by the other, by both
+        if n % 3:
             other.tell(kind="close", label=channel.channel.label)
-        else:
+        if n % 3 != 1:
             channel.channel.close()
     for channel in everyone:
         await channel.until(lambda channel: "closed" in channel.events, timeout_s)

@@ -105,8 +105,9 @@ impl Peer {
                 self.rtc.sdp_api().accept_answer(pending, answer)?;
             }
             "close" => {
-                let id = self.named(&label).ok_or("no such channel")?;
-                self.rtc.direct_api().close_data_channel(id);
+                if let Some(id) = self.named(&label) {
+                    self.rtc.direct_api().close_data_channel(id);
+                } // else the other side was first
             }
             "flood" => {
                 let id = self.named(&label).ok_or("no such channel")?;
