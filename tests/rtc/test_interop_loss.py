@@ -5,6 +5,7 @@ An ordinary run does a little of it with two implementations, ``make test-long``
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 
@@ -19,17 +20,26 @@ from tests.rtc.test_interop import KIB, join, one_after_the_other
 
 __all__ = ["node", "other", "start"]
 
-SIZE = 64 * KIB * KIB if LONG else KIB * KIB
+MIB = KIB * KIB
 MESSAGE = 16 * KIB
+THERE = 64 * MIB if LONG else MIB
+BACK = {0: 64 * MIB, 0.01: 64 * MIB, 0.05: 8 * MIB} if LONG else dict.fromkeys((0, 0.01, 0.05), MIB)
+"""By loss: where much is lost the timers of the other side decide, which wait for a second and longer each time that
+what was sent again is lost too."""
+LIMIT_S = 600 if LONG else 60
 TURNS = 50 if LONG else 2
 """Each opens twenty channels from either side."""
-LIMIT_S = 170
+
+STAND_STILL = {"werift"}
+"""What it sends stops for good after some loss, by itself: its association has nothing queued, nothing unacknowledged
+and no timer then, while its channel holds as much as it lets wait (seen with 0.24.4, by looking into both)."""
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.timeout(3 * LIMIT_S),
     pytest.mark.parametrize("implementation", ALL if LONG else ["pion", "libdatachannel"]),
     pytest.mark.parametrize("it_offers", [True, False], ids=["it offers", "we offer"]),
-    pytest.mark.parametrize("loss", [0, 0.01, 0.05], ids=["no loss", "1 % loss", "5 % loss"]),
+    pytest.mark.parametrize("loss", BACK, ids=["no loss", "1 % loss", "5 % loss"]),
 ]
 
 
@@ -43,22 +53,34 @@ async def test_bytes_of_each_direction_arrive_as_they_were_sent(other: OtherPeer
     try:
         await join(other, ours, it_offers)
         path = LossyPath(ours, loss)
-        sent = words(SIZE)
-        sha256 = hashlib.sha256(sent).hexdigest()
+        sent = words(THERE)
         there = RecordingChannel(ours.peer.open_channel("there", "sink"))
         await send(ours, there, sent)
         there.channel.send("what is it?")
         await there.until(lambda channel: len(channel.events) == 2, LIMIT_S)
-        assert there.events == ["opened", sha256]
+        assert there.events == ["opened", hashlib.sha256(sent).hexdigest()]
         back = RecordingChannel(ours.peer.open_channel("back", "x"))
         await other.until("open", label="back")
-        other.tell(kind="flood", label="back", total=SIZE, size=MESSAGE)
-        await back.until(lambda channel: channel.received_bytes >= SIZE, LIMIT_S)
-        assert hashlib.sha256(b"".join(e for e in back.events if isinstance(e, bytes))).hexdigest() == sha256
+        other.tell(kind="flood", label="back", total=BACK[loss], size=MESSAGE)
+        if loss and other.name in STAND_STILL:
+            await stands_still(back, BACK[loss])
+        else:
+            await back.until(lambda channel: channel.received_bytes >= BACK[loss], LIMIT_S)
+        received = b"".join(event for event in back.events if isinstance(event, bytes))
+        assert received == words(len(received))
         assert (path.lost > 0) == (loss > 0)
         assert ours.lost == []
     finally:
         await ours.peer.close()
+
+
+async def stands_still(channel: RecordingChannel, total: int) -> None:
+    """Return when nothing has come for longer than anything is repeated."""
+    with contextlib.suppress(TimeoutError):
+        while True:
+            before = channel.received_bytes
+            await channel.until(lambda channel, before=before: channel.received_bytes > before, 20)
+    assert channel.received_bytes < total, "it does not stand still any more: take it out of STAND_STILL"
 
 
 async def send(ours: RecordingPeer, channel: RecordingChannel, data: bytes) -> None:
@@ -70,7 +92,7 @@ async def send(ours: RecordingPeer, channel: RecordingChannel, data: bytes) -> N
             channel.channel.send(data[position : position + MESSAGE])
             position += MESSAGE
         if position < len(data):
-            await ours.until(lambda recorder, spaces=spaces: recorder.spaces > spaces, 60)
+            await ours.until(lambda recorder, spaces=spaces: recorder.spaces > spaces, LIMIT_S)
 
 
 async def test_channels_are_opened_and_closed_by_both_sides_without_end(
