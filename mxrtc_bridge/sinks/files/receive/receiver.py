@@ -106,7 +106,7 @@ class DirectoryReceiver:
         self._clock = clock
         self._workers = FileThreads()
         self.books = Books(policy.limits)
-        self._counted_at = self._asked_at = float("-inf")
+        self._counts, self._counted_at, self._asked_at = 0, float("-inf"), float("-inf")
         self._is_at_most = False
         """Whether the books have what each sender has at most, as nobody's files were looked at yet."""
         self._free = 0
@@ -173,7 +173,6 @@ class DirectoryReceiver:
 
     def _count(self) -> asyncio.Task[bool]:
         """Count in a task of our own: many may wait for it, and any of them may be cancelled."""
-        self._counted_at = float("-inf")
         self._counting = asyncio.get_running_loop().create_task(self._recount(first=True), name="counting")
         self._counting.add_done_callback(self._counted)
         return self._counting
@@ -416,24 +415,26 @@ class DirectoryReceiver:
 
     async def _recount(self, *, first: bool = False) -> bool:
         """Count what is on the disk; returns whether it was done, as it is not right after the last time."""
-        now = asyncio.get_running_loop().time()
+        now, counts = asyncio.get_running_loop().time(), self._counts
         if now - self._counted_at < self._recount_every_s:
-            if not self._is_at_most:
-                return False
-            async with self._commit.turn:  # of whoever is finding out what there really is
-                return True
-        self._counted_at = now
+            return False
         async with self._commit.turn:
-            at_most = await self._workers.run(self.box.read_ledger) if first else None
-            if self._policy.exclusive:
-                self.books.recount(await self._workers.run(lambda: self.box.contents(at_most)))
-                self._is_at_most = first
-            if first:
-                for kept in await self._workers.run(self.box.kept):
-                    self._keep(kept)
+            # Who waited for another's count has it; if that one was cancelled, or failed, there is none.
+            if counts == self._counts:
+                await self._count_anew(first=first)
                 # Whoever has no room by what he has at most is counted before he is refused.
-                self._counted_at = float("-inf")
+                self._counted_at = float("-inf") if first else now
+                self._counts += 1
         return True
+
+    async def _count_anew(self, *, first: bool) -> None:
+        at_most = await self._workers.run(self.box.read_ledger) if first else None
+        if self._policy.exclusive:
+            self.books.recount(await self._workers.run(lambda: self.box.contents(at_most)))
+            self._is_at_most = first
+        if first:
+            for kept in await self._workers.run(self.box.kept):
+                self._keep(kept)
 
     def _keep(self, kept: KeptPartial) -> None:
         if (surplus := self.books.keep(kept)) is not None:

@@ -22,6 +22,7 @@ from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, Receive
 from mxrtc_bridge.sinks.files.receive.state_dir import Contents, StateDirectory
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from tests.sinks.files.receive.senders import ALICE, ROOMY, begun, content, directory_of, opened, send
+from tests.waiting import turns, until
 
 
 class SlowDisk:
@@ -29,9 +30,11 @@ class SlowDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.goes_on = threading.Event()
+        self.asked = False
         contents = StateDirectory.contents
 
         def slow(box: StateDirectory, at_most: dict[str, Usage] | None = None) -> Contents:
+            self.asked = True
             assert self.goes_on.wait(60)
             return contents(box, at_most)
 
@@ -111,6 +114,33 @@ async def test_who_has_room_for_all_that_he_ever_sent_waits_for_no_look_at_his_f
         await asyncio.gather(send(box, "z", b"abc"), send(box, "w", b"abc"))
         assert looks.taken()[1] == 12, "and once more for both, as these would have been too many"
         assert box.books.usage(ALICE).files == 5
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_who_comes_after_one_that_gave_up_during_the_count_is_not_refused_by_the_old_books(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
+) -> None:
+    limits = replace(ROOMY, user_files=2)
+    box = DropBox(tmp_path, limits)
+    await box.open()
+    await asyncio.gather(*(send(box, f"{number}", b"abc") for number in range(2)))
+    (tmp_path / "0").unlink()
+    if restarted:
+        await box.close()
+        box = DropBox(tmp_path, limits)
+        await box.open()
+        await box.counted()
+    disk = SlowDisk(monkeypatch)
+    gives_up = asyncio.create_task(send(box, "x", b"abc"))
+    await until(lambda: disk.asked)
+    meanwhile = asyncio.create_task(send(box, "y", b"abc"))
+    await turns()
+    gives_up.cancel()
+    disk.goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await gives_up
+    await meanwhile
+    await box.close()
 
 
 async def test_a_directory_is_refused_by_what_is_there_and_not_by_all_that_ever_was(tmp_path: Path) -> None:
