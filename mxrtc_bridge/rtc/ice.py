@@ -115,6 +115,7 @@ class IceConnection(Connection):
         self._settings = settings
         self._gathering = Gathering(self, settings, plan)
         self._checked: set[Address] = set()
+        self._named: set[Address] = set()  # by candidates of the other side
         self._held: deque[tuple[bytes, Address]] = deque(maxlen=MAX_HELD_DATAGRAMS)
         self._sink: RunSink | None = None
         self._relayed: deque[bytes] = deque()
@@ -191,6 +192,7 @@ class IceConnection(Connection):
         if sum((":" in known.host) == (":" in host) for known in self._remote_candidates) >= MAX_CANDIDATES:
             self.drops.excess += 1
             return
+        self._named.add((host, candidate.port))
         self._add_remote_candidate(
             AioiceCandidate(
                 foundation=candidate.foundation,
@@ -326,9 +328,9 @@ class IceConnection(Connection):
 
         So it is with the address of a candidate, and with one whose checks are good but wait for `connect`.
         """
-        asked = any(pair.remote_addr == address for pair in self._check_list)
-        asking = any(source == address for _, source, _ in self._early_checks)
-        if self._sink is None and (asked or asking):
+        if self._sink is None and (
+            address in self._named or any(source == address for _, source, _ in self._early_checks)
+        ):
             self._held.append((data, address))
         else:
             self.drops.stranger += 1

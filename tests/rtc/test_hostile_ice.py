@@ -9,8 +9,11 @@ import pytest
 from aioice import stun
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.rtc.ice import MAX_ROLE_CONFLICTS
-from tests.rtc.peers import make_peer, offer_of
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, parse_candidate
+from mxrtc_bridge.rtc.ice import MAX_ROLE_CONFLICTS, IceConnection
+from mxrtc_bridge.rtc.ice_servers import ServerPlan
+from tests.counted_lines import lines
+from tests.rtc.peers import ANYWHERE, LOOPBACK, make_peer, offer_of
 
 pytestmark = pytest.mark.both_loops
 
@@ -83,3 +86,19 @@ async def test_a_check_that_is_always_in_the_wrong_role_fails_soon_and_leaves_no
         transport.close()
     assert 1 < contradictor.checks <= MAX_ROLE_CONFLICTS + 1
     assert most <= before + 5
+
+
+async def test_a_datagram_of_a_stranger_costs_the_same_however_many_candidates_there_are() -> None:
+    """Each was compared with all of them: where a peer names many, a flood cost forty times as much."""
+    connection = IceConnection(LOOPBACK, ServerPlan(), controlling=False)
+    await connection.gather_candidates()
+    ports = range(20_000, 20_000 + MAX_CANDIDATES)
+    costs = []
+    for port in ports:
+        candidate = parse_candidate(f"candidate:1 1 udp 2130706431 127.0.0.1 {port} typ host", ANYWHERE)
+        assert candidate is not None
+        connection.add_candidate(candidate)
+        costs.append(lines(lambda: connection.run_received(bytes([22] * 50), 50, ("203.0.113.9", 5000)), "rtc/ice.py"))
+    assert connection.drops.stranger == MAX_CANDIDATES
+    assert costs[-1] == costs[0]
+    await connection.close()
