@@ -121,6 +121,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         ),
         "rtc/test_interop.py": "_association _message_limit",
         "rtc/test_interop_flow.py": "_association _dtls _machine",
+        "rtc/test_many_candidates.py": "_ice _protocols",
         "rtc/test_peer.py": "_check_list_done _connect_ice _early_checks _ice _protocols",
         "rtc/test_privacy.py": "_ice",
         "rtc/test_send_burst.py": "_association _transport",

@@ -19,7 +19,7 @@ import asyncio
 import ipaddress
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from aioice.candidate import Candidate as AioiceCandidate
 from aioice.ice import CandidatePair, Connection, StunProtocol, TransportPolicy
 from aioice.utils import random_string
 
-from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, Candidate
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATES, MAX_RELAYED, Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
 from mxrtc_bridge.rtc.consent import Consent, PathEnd, Reflexive
@@ -46,8 +46,10 @@ logging.getLogger("aioice").setLevel(logging.WARNING)
 
 MAX_CHECKED_ADDRESSES = 128
 """Addresses that may prove themselves, peer-reflexive ones included."""
-MAX_PAIRS = 200
-"""RFC 8445 section 6.1.2.5 recommends a limit and proposes 100."""
+MAX_PAIRS = {("host", "host"): 200, ("host", "srflx"): 64}
+"""RFC 8445 section 6.1.2.5 recommends a limit and proposes 100. Each two kinds have places of their own, as those that
+lead out of a network come last, and hosts of containers and tunnels can be more than all places."""
+MAX_OTHER_PAIRS = 24
 
 EARLY_QUEUE = 64
 """Datagrams kept before DTLS is up: one flight of a handshake, several times."""
@@ -185,11 +187,17 @@ class IceConnection(Connection):
         await self._gathering.stop()
 
     def add_candidate(self, candidate: Candidate) -> None:
-        """Add a remote candidate that passed the filter; beyond the limit of its address family it is dropped."""
+        """Add a remote candidate that passed the filter; beyond the limit of its kind and family it is dropped."""
         if self._closing:
             return
         host = str(candidate.address)
-        if sum((":" in known.host) == (":" in host) for known in self._remote_candidates) >= MAX_CANDIDATES:
+        relayed = candidate.type == "relay"
+        like_it = [
+            known
+            for known in self._remote_candidates
+            if (known.type == "relay") == relayed and (":" in known.host) == (":" in host)
+        ]
+        if len(like_it) >= (MAX_RELAYED if relayed else MAX_CANDIDATES):
             self.drops.excess += 1
             return
         self._named.add((host, candidate.port))
@@ -207,10 +215,17 @@ class IceConnection(Connection):
         )
 
     def _pair_remote_candidate(self, remote_candidate: AioiceCandidate) -> None:
-        if len(self._check_list) >= MAX_PAIRS:
-            self.drops.excess += 1
-            return
-        super()._pair_remote_candidate(remote_candidate)
+        taken = Counter((pair.protocol.local_candidate.type, pair.remote_candidate.type) for pair in self._check_list)
+        for protocol in self._protocols:
+            local = protocol.local_candidate
+            if not local.can_pair_with(remote_candidate) or self._find_pair(protocol, remote_candidate):
+                continue
+            kinds = local.type, remote_candidate.type
+            if taken[kinds] < MAX_PAIRS.get(kinds, MAX_OTHER_PAIRS):
+                taken[kinds] += 1
+                self._check_list.append(CandidatePair(protocol, remote_candidate))
+            else:
+                self.drops.excess += 1
 
     # Checks
 

@@ -25,6 +25,8 @@ MAX_CANDIDATE_CHARS = 512
 MAX_CANDIDATES = 64
 """Taken of one address family; every one costs connectivity checks towards an address of the sender's choice. By
 family, because those of a family that this machine does not have lead nowhere and must not use up the places."""
+MAX_RELAYED = 8
+"""Taken beside them: relayed ones come last, and are the only ones that work where many others do not."""
 MAX_CANDIDATE_LINES = 512
 """Looked at, of use or not."""
 
@@ -145,7 +147,7 @@ class CandidateIntake:
     """The candidates of a description, or those that a party of a call sends later: what is of use, up to the bound.
 
     Malformed lines, candidates that are not for us, those that came before and those beyond the bound are left out.
-    What is of no use takes none of the 64 places.
+    What is of no use takes none of the places.
 
     Attributes:
         dropped: how many lines were left out.
@@ -155,7 +157,7 @@ class CandidateIntake:
         self._policy = policy
         self._looked_at = 0
         self._taken: set[Candidate] = set()
-        self._places: Counter[int] = Counter()
+        self._places: Counter[tuple[int, bool]] = Counter()
         self.dropped = 0
 
     def take(self, lines: Iterable[str]) -> tuple[Candidate, ...]:
@@ -179,10 +181,11 @@ class CandidateIntake:
             return None
         if candidate is None or candidate in self._taken:
             return None
-        family = candidate.address.version
-        if self._places[family] == MAX_CANDIDATES:
+        relayed = candidate.type == "relay"
+        place = candidate.address.version, relayed
+        if self._places[place] == (MAX_RELAYED if relayed else MAX_CANDIDATES):
             return None
-        self._places[family] += 1
+        self._places[place] += 1
         self._taken.add(candidate)
         return candidate
 

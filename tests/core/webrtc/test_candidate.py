@@ -14,6 +14,7 @@ from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.candidate import (
     MAX_CANDIDATE_LINES,
     MAX_CANDIDATES,
+    MAX_RELAYED,
     Candidate,
     CandidateIntake,
     format_candidate,
@@ -153,6 +154,14 @@ def test_intake_takes_what_is_new_and_of_use_up_to_the_bound_of_each_family() ->
     assert len(intake.take(new)) == MAX_CANDIDATES
     intake.take([""] * MAX_CANDIDATE_LINES)
     assert intake.dropped == 13 + 10 + 1 + MAX_CANDIDATE_LINES
+
+
+def test_intake_has_places_for_relayed_candidates_behind_many_hosts() -> None:
+    intake = CandidateIntake(POLICY)
+    hosts = [f"candidate:1 1 udp 1 203.0.113.{i} 50000 typ host" for i in range(MAX_CANDIDATES)]
+    relayed = [f"candidate:1 1 udp 1 203.0.113.{i} 50000 typ relay" for i in range(MAX_RELAYED + 1)]
+    assert len(intake.take([*hosts, *relayed])) == MAX_CANDIDATES + MAX_RELAYED
+    assert intake.take([hosts[0].replace(" 50000", " 50001")]) == ()
 
 
 def test_intake_looks_at_no_more_lines_than_the_bound() -> None:
