@@ -41,7 +41,8 @@ export function serve(RTCPeerConnection, say, configuration = {}) {
         say({ kind: "waiting", label: channel.label });
       }
       while (left > 0 && channel.bufferedAmount < 1024 * 1024) {
-        channel.send(Uint32Array.from({ length: size / 4 }, () => word++));
+        const words = Uint32Array.from({ length: size / 4 }, () => word++);
+        channel.send(new Uint8Array(words.buffer));  // werift takes a byte of each word otherwise
         since = performance.now();
         left -= size;
       }
