@@ -104,4 +104,22 @@ ROWS = (
         "direct",
         ordinary=True,
     ),
+    Row(
+        16,
+        "The line gets narrower in the middle of a transfer",
+        "the transfer goes on where routers divide what is too large; where that vanishes without a word, all streams "
+        "are cut, and new ones work",
+        ordinary=True,
+    ),
+    Row(
+        17,
+        "From wifi to mobile, to another address, or behind a router that has started again, while streams are open",
+        "streams may be cut, and new ones work by themselves; `mxrtc send` goes on by itself",
+    ),
+    Row(
+        18,
+        "The line is cut for up to 25 seconds",
+        "no stream is cut, and what was said meanwhile arrives",
+        ordinary=True,
+    ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.links import Quality
@@ -12,6 +14,7 @@ from tests.nets.topology import Nat
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
 MEGABYTE = 1_000_000
+LINE = Quality(rate_mbit=20, delay_ms=5)
 
 
 async def both_ways(bed: Bed) -> float:
@@ -55,3 +58,31 @@ async def test_row_15_narrow_networks_carry_everything(bed: Bed, note: Note, mtu
     await bed.set_up(STUN)
     bed.net.lan_mtu(mtu)
     note(f"a megabyte at {mtu} bytes", await both_ways(bed))
+
+
+SILENTLY = pytest.mark.xfail(
+    raises=ConnectionResetError, reason="what was sent before is too large for the line, and nobody divides it"
+)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "silently"),
+    [(1000, False), *if_long((1300, False), (576, False)), *if_long(pytest.param(1000, True, marks=SILENTLY))],
+)
+async def test_row_16_a_transfer_goes_on_when_the_line_gets_narrower(
+    bed: Bed, note: Note, mtu: int, silently: bool
+) -> None:
+    """Where the routers divide packets that are too large, and where these vanish."""
+    await bed.start_turn()
+    await bed.set_up(STUN)
+    await bed.line(LINE)
+    tunnel = await bed.tunnel("source")
+    async with bed.fetching(tunnel, 6 * MEGABYTE) as fetching:
+        await fetching.until(2 * MEGABYTE)
+        if silently:
+            await bed.line(replace(LINE, largest_bytes=mtu))
+        else:
+            bed.net.line_mtu(mtu)
+        gap = await fetching.end()
+    note("a pause of", gap)
+    assert gap < 5

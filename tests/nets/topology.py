@@ -194,6 +194,7 @@ class Internet:
             host.run(f"ip link set eth0 mtu 1500\nip route replace default via {gateway(router.behind)}")
             router.run("ip link set lan mtu 1500")
         self.client.run("ip address flush dev eth1\nip link set eth1 down")
+        self.line_mtu(1500)
 
     def with_ipv6(self, host: Host, *, ipv4: bool = True) -> None:
         """Give bridge or client a public IPv6 address too, or instead."""
@@ -204,6 +205,24 @@ class Internet:
         self.core.run(f"ip -6 route replace {network}:/64 via 2a0a:{router.number}::2")
         if not ipv4:
             host.run("ip -4 address flush dev eth0")
+
+    def roam(self) -> None:
+        """Take the client from its wifi to the mobile network."""
+        behind = self.mobile.behind
+        self._address(self.client, "eth1", behind)
+        self.client.run(
+            f"ip address flush dev eth0\nip link set eth0 down\nip route replace default via {gateway(behind)}"
+        )
+
+    def readdress(self, address: str) -> None:
+        """Give the client another address in its network."""
+        self._address(self.client, "eth0", address)
+        self.client.run(f"ip route replace default via {gateway(address)}")
+
+    def line_mtu(self, mtu: int) -> None:
+        """Let no larger packets on the client's line; those that may be are fragmented."""
+        for host, interface in ((self.core, "core3"), (self.client_router, "wan")):
+            host.run(f"ip link set {interface} mtu {mtu}")
 
     def lan_mtu(self, mtu: int) -> None:
         """Let no larger packets through the client's own network."""

@@ -1,0 +1,68 @@
+"""Lines that are cut, and machines and routers that are somewhere else, or new, afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.long import if_long
+from tests.nets.bed import STUN, TURN_TCP, TURN_UDP, Bed, Note, longest_gap
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def cut_for(bed: Bed, seconds: float) -> None:
+    """Cut the client's line for a while: that is what is tried, so it is waited for."""
+    bed.net.line.cut()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        bed.net.line.cut()
+
+
+@pytest.mark.parametrize("how", ["mobile", "new address", "router"])
+async def test_row_17_another_network_cuts_streams_and_new_ones_work_soon(bed: Bed, note: Note, how: str) -> None:
+    """From wifi to a mobile network, another address in the same one, or a router that has started again."""
+    await bed.start_turn()
+    await bed.set_up(TURN_UDP, TURN_TCP)
+    tunnel = await bed.tunnel("tick", "echo")
+    ticks, writer = await bed.open(tunnel.ports["tick"])
+    assert await longest_gap(ticks, 2) < 1
+    began = time.monotonic()
+    if how == "mobile":
+        bed.net.roam()
+    elif how == "new address":
+        bed.net.readdress("192.168.1.77")
+    else:
+        bed.net.client_router.forget()
+    new = asyncio.create_task(bed.until_works(tunnel))
+    try:
+        await longest_gap(ticks, 20)
+    except ConnectionResetError:
+        note(f"{how}: streams cut", time.monotonic() - began)
+    note(f"{how}: new streams", await new)
+    assert await bed.until_works(tunnel) < 2
+    writer.close()
+
+
+@pytest.mark.parametrize("seconds", [25, *if_long(5, 10)])
+async def test_row_18_an_outage_cuts_no_stream(bed: Bed, note: Note, seconds: float) -> None:
+    await bed.start_turn()
+    await bed.set_up(STUN)
+    tunnel = await bed.tunnel("tick", "echo")
+    ticks, writer = await bed.open(tunnel.ports["tick"])
+    keys, typing = await bed.open(tunnel.ports["echo"])
+    assert await longest_gap(ticks, 1) < 1
+    typing.write(b"before")
+    assert await keys.readexactly(6) == b"before"
+    cut = asyncio.create_task(cut_for(bed, seconds))
+    typing.write(b"said in the dark")
+    gap = await longest_gap(ticks, seconds + 3)
+    await cut
+    assert await keys.readexactly(16) == b"said in the dark"
+    assert seconds - 1 < gap < seconds + 2.5
+    note(f"going on after {seconds} s of outage", gap - seconds)
+    for each in (writer, typing):
+        each.close()
