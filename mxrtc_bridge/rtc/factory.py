@@ -63,6 +63,7 @@ class AiortcPeerFactory:
         self._cache: OrderedDict[UserId, RTCCertificate] = OrderedDict()
         self._making = asyncio.Lock()
         self._told_left_out = False
+        self._told_unusable: tuple[str, ...] = ()
 
     async def create(self, local: UserId) -> PeerConnection:
         """Make a peer connection for ``local``.
@@ -106,8 +107,10 @@ class AiortcPeerFactory:
         except HomeserverError as error:
             log.warning("no list of STUN and TURN servers: %s; going on without", error)
             return ServerPlan()
-        for uri in plan.ignored:
-            log.info("ICE server %r cannot be used", uri)
+        if plan.ignored != self._told_unusable:
+            self._told_unusable = plan.ignored  # not with each call
+            for uri in plan.ignored:
+                log.info("ICE server %r cannot be used", uri)
         return plan
 
     async def _certificate(self, local: UserId) -> RTCCertificate:
