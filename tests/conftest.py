@@ -34,7 +34,7 @@ LONGEST_FIRST = (
     "e2e/test_grants_unwritten.py", "e2e/test_files.py", "e2e/test_rights.py", "e2e/test_messages.py",
     "e2e/test_devices_now.py", "e2e/test_own_users.py", "e2e/test_pipe.py", "e2e/test_outages.py",
     "e2e/test_files_killed.py", "e2e/test_large_files.py", "e2e/test_certificates.py", "e2e/test_removals.py",
-    "e2e/test_postgres.py", "rtc/test_interop.py",
+    "e2e/test_postgres.py", "rtc/test_interop.py", "e2e/test_other_stacks.py",
 )  # fmt: skip
 """Files in the order of the time that they take: where files run side by side, none of these begins when others end."""
 

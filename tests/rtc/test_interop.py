@@ -26,6 +26,9 @@ pytestmark = [
 
 KIB = 1024
 MANY = 500
+UNTOLD = {"libdatachannel"}
+"""What does not always tell its program of the end of a channel that it closes at the moment when the other side does:
+node-datachannel 0.33.4, after both directions were reset and both resets answered, as a recording showed."""
 
 
 async def join(other: OtherPeer, ours: RecordingPeer, it_offers: bool) -> RecordingChannel:
@@ -167,9 +170,10 @@ async def one_after_the_other(other: OtherPeer, ours: RecordingPeer, turn: int, 
             other.tell(kind="close", label=channel.channel.label)
         if n % 3 != 1:
             channel.channel.close()
-    for channel in everyone:
+    for n, channel in enumerate(everyone):
         await channel.until(lambda channel: "closed" in channel.events, timeout_s)
-        await other.until("closed", timeout_s=timeout_s, label=channel.channel.label)
+        if n % 3 != 2 or other.name not in UNTOLD:
+            await other.until("closed", timeout_s=timeout_s, label=channel.channel.label)
         assert channel.events == ["opened", channel.channel.label, "closed"]
     other.seen.clear()
 
