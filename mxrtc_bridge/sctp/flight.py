@@ -148,7 +148,6 @@ class Flight:
             sample.prior_inflight = prior_inflight
             sample.total_delivered = self.delivered
             sample.window_limited = self.window_limited
-            self.window_limited = False
             self.congestion.on_ack(now, sample)
         if self._episode_end >= 0 and not self._episode_open:
             self._undo(now)
@@ -255,6 +254,11 @@ class Flight:
         self.delivered_at = now
 
     # Loss
+
+    @property
+    def measured(self) -> bool:
+        """Whether the last SACK told a round-trip time: it was for something that was sent once."""
+        return self._sample.rtt is not None
 
     @property
     def reordering_window(self) -> float:

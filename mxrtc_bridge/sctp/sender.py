@@ -57,6 +57,8 @@ class Sender:
         self.timeouts = 0
         """In a row, without progress."""
         self._backoff = 0
+        self._timed_out = False  # since a round trip was measured last
+        self._timed_out_early = False
         self._probe_due = False
         self._probing_from = -1
         self._probe_window_at = inf
@@ -104,6 +106,7 @@ class Sender:
         if flight.inflight >= self._congestion.window_bytes and not probe and flight.inflight:
             flight.window_limited = True
             return 0
+        flight.window_limited = False
         chunks: list[OutChunk] = []
         size = self._fill_lost(now, parts, room, fresh, chunks) if flight.lost else 0
         if not flight.lost:
@@ -212,18 +215,34 @@ class Sender:
         flight = self.flight
         number = unwrap(cumulative, flight.cumulative)
         blocks = self._new_blocks(number, offsets) if offsets else []
-        before = flight.delivered
-        duplicates = [unwrap(tsn, flight.cumulative) for tsn in repeated] if repeated else []
+        before, acknowledged = flight.delivered, flight.cumulative
+        duplicates = [unwrap(tsn, acknowledged) for tsn in repeated] if repeated else []
         if not flight.receive_sack(now, number, blocks, duplicates):
             return
         self.peer_window = window
         if flight.delivered != before or not window:
             self.timeouts = 0
+        if self._timed_out and duplicates and min(duplicates) <= acknowledged:
+            self._timed_out_early = True
         if flight.delivered != before:
-            self._backoff = 0
+            self._settle_backoff()
             self._probing_from = -1
             self._probe_due = False
         self.abandonment.acknowledged(number)
+
+    def _settle_backoff(self) -> None:
+        """Take back the back-off after progress, unless the timeout is still too short as far as we know.
+
+        A round trip that is longer than the timeout is never measured: all has been sent twice by the time that it is
+        acknowledged. So the back-off stays until something was in time (RFC 6298 section 5, rules 5.5 to 5.7), but only
+        if nothing was measured yet, or a repeated chunk came twice after its acknowledgement: where packets are
+        merely lost, waiting longer helps nobody.
+        """
+        if self.flight.measured:
+            self._timed_out = self._timed_out_early = False
+        elif self._timed_out_early or not self.rtt.smoothed:
+            return
+        self._backoff = 0
 
     def _new_blocks(self, cumulative: int, offsets: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return the gap blocks as ranges of TSNs, without those that the SACK before this one began with as well.
@@ -301,6 +320,7 @@ class Sender:
         if self.peer_window or flight.unacked_payload > self._settings.packet_size:
             self.timeouts += 1
         self._backoff += 1
+        self._timed_out = True
         self._probing_from = -1
         self._probe_due = False
         if self.timeouts > self._settings.max_retransmissions:

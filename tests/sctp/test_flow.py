@@ -277,6 +277,18 @@ def test_window_comes_back_after_a_spurious_loss() -> None:
     assert world.left.association._congestion.window_bytes >= window
 
 
+def test_window_grows_only_while_it_is_the_limit() -> None:
+    """RFC 9260 section 7.2.1, whatever number of acknowledgements comes for a batch."""
+    world = established(pair(25, Path(delay=0.02)))
+    send_bulk(world, 64 * KIB)
+    world.run(2)
+    window = world.left.association._congestion.window_bytes
+    for _ in range(50):
+        send_bulk(world, 8 * KIB, size=8 * KIB)
+        world.run(1)
+    assert world.left.association._congestion.window_bytes == window
+
+
 def test_receiver_that_forgets_what_it_acknowledged_gets_it_again() -> None:
     """RFC 9260 section 6.2.1: a gap block is not a promise."""
     world = established(pair(16, Path(delay=0.01)))
