@@ -132,6 +132,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
     "The parts of an association are packed with what no honest peer sends, and weighed while it runs.": {
         "sctp/fuzz.py": "_receiver _settings",
         "sctp/hostile.py": "_receiver _sender",
+        "sctp/test_acknowledgements.py": "_receiver",
         "sctp/test_bbr.py": "_model",
         "sctp/test_channels.py": "_max_channels _receiver _sender",
         "sctp/test_flow.py": "_beyond _congestion _path _queue _receiver _sender _streams",
@@ -140,6 +141,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sctp/test_recordings.py": "_do _sender",
         "sctp/test_reliability.py": "_sender",
         "sctp/test_stream_states.py": "_do",
+        "sctp/test_timeouts.py": "_sender",
         "sctp/test_transfer.py": "_receiver _sender",
     },
     "A store is brought out of step with the homeserver, and a device with its sessions, as no user of them can.": {

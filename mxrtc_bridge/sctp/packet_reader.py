@@ -18,12 +18,15 @@ from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
 from mxrtc_bridge.sctp.path_mtu import PathMtu
 from mxrtc_bridge.sctp.reassembly import InStream
+from mxrtc_bridge.sctp.receiver import Receiver
 from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 HEARTBEAT_INFO = 1
 _MAX_SACKS = 2
 """SACKs of one packet that are looked at; one is usual (RFC 9260 section 6.2), and each costs more than its bytes."""
+_MAX_SACKS_APART = 7
+"""SACKs of a batch beside its last one, where it has several."""
 _DATA_CHUNKS = frozenset({chunks.DATA, chunks.I_DATA})
 _SETUP_CHUNKS = frozenset({chunks.INIT, chunks.INIT_ACK, chunks.COOKIE_ECHO, chunks.COOKIE_ACK})
 _EXTENSIONS = frozenset({chunks.RE_CONFIG, chunks.FORWARD_TSN, chunks.I_FORWARD_TSN, chunks.PAD})
@@ -115,6 +118,9 @@ class Inbound(Lifecycle):
             return
         self._last_received_at = now
         self._heartbeats_unanswered = 0
+        receiver = self._receiver
+        if receiver is not None and receiver.ack_at < 0 and receiver.apart_for:
+            self._acknowledge_apart(now, receiver)
         try:
             self._receive_chunks(now, packet, size)
         except MalformedError as error:
@@ -126,6 +132,13 @@ class Inbound(Lifecycle):
             reconfiguration = self._reconfiguration
             if reconfiguration is not None and reconfiguration.waits_for_data:
                 reconfiguration.advance(receiver.cumulative)
+
+    def _acknowledge_apart(self, now: float, receiver: Receiver) -> None:
+        """Write the SACK that is due before another packet is taken that would share it."""
+        if len(self._packets) >= _MAX_SACKS_APART or self._writer is None or self._state not in OPEN_STATES:
+            return
+        if receiver.window:  # a closed one is told at intervals
+            self._packets.append(self._writer.write([receiver.sack(now, self._path.size - HEADER_SIZE)]))
 
     def _is_tag_allowed(self, tag: int, packet: bytes) -> bool:
         """Whether a packet without our tag is allowed (RFC 9260 section 8.5.1)."""

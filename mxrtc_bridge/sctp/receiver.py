@@ -1,8 +1,10 @@
 """The receiving half: which TSNs arrived, when they are acknowledged, and how much more may come.
 
 Acknowledgement (RFC 9260 section 6.2): every second packet, a single one after a short delay, at once after a gap, a
-duplicate or a chunk that asks for it. "At once" means when the caller next collects packets, so that a batch that was
-received together is acknowledged once.
+duplicate or a chunk that asks for it. "At once" means when the caller next collects packets. A batch that was received
+together is acknowledged once, but not where the sender may need more: most count SACKs to learn that a packet was lost
+(section 7.2.4), and let their window grow by a packet for each while they begin (section 7.2.1). So after a loss, and
+after a pause, in which such a sender waits for us, the packets of a batch have some SACKs of their own.
 
 Window: what the application has not consumed is subtracted from it. While it reads, what is incomplete has as much room
 of its own, so that a loss does not close the window while it is repaired. A sender that ignores the window gains
@@ -25,6 +27,13 @@ from mxrtc_bridge.sctp.settings import SctpSettings
 
 _MAX_DUPLICATES = 32
 """Duplicate TSNs reported in one SACK; more are not remembered."""
+_APART_FOR = 1024
+"""Packets after a gap or a duplicate that do not share one SACK with all of their batch."""
+_BATCH = 64
+"""The same after a pause: enough for all SACKs that one batch may have."""
+_PAUSE_S = 0.004
+"""A sender that rested for so long since our last SACK may have waited for it. Batches that follow each other faster
+are those of a fast link, and one SACK for each costs both sides less."""
 MAX_REPEATED = 16_384
 """Chunks that may come again beyond those that came once: more than a timeout of the largest flight sends again."""
 _MESSAGE_COST = 64
@@ -45,6 +54,7 @@ class Receiver:
     Attributes:
         cumulative: highest TSN received with all before it.
         ack_at: when a SACK is due; -1.0 for at once, infinity for never.
+        apart_for: so many packets more, a SACK that is due is not to be shared with those that come after it.
     """
 
     def __init__(
@@ -67,6 +77,8 @@ class Receiver:
         self._packets = 0
         self._fresh = False
         self._at_once = False
+        self.apart_for = 0
+        self._acknowledged_at = 0.0
         self._announced = settings.receive_window
         self._accepted = 0  # bytes of payload, ever
         self._edge = settings.receive_window + _CLOSED_BELOW  # of the bytes that were announced, ever
@@ -127,6 +139,7 @@ class Receiver:
     def _is_known(self, tsn: int) -> bool:
         if tsn <= self.cumulative or tsn in self._beyond:
             self._at_once = True
+            self.apart_for = _APART_FOR
             if len(self._duplicates) < _MAX_DUPLICATES:
                 self._duplicates.append(tsn)
             self._drop("duplicate")
@@ -162,6 +175,7 @@ class Receiver:
             self._expected = tsn + 1 & MASK32
             return True
         self._at_once = True
+        self.apart_for = _APART_FOR
         too_many = len(beyond) >= self._settings.max_gaps and tsn != beyond.ends[-1] + 1
         if too_many or self.reassembly.fragments >= self._settings.max_fragments:
             self._drop("gaps" if too_many else "fragments")
@@ -177,6 +191,10 @@ class Receiver:
             return
         self._fresh = False
         self._packets += 1
+        if self._packets == 1 and now - self._acknowledged_at >= _PAUSE_S:
+            self.apart_for = max(self.apart_for, _BATCH)
+        if self.apart_for:
+            self.apart_for -= 1
         if now < self._closed_until:
             self._at_once = False
             self.ack_at = self._closed_until
@@ -276,6 +294,7 @@ class Receiver:
         else:
             self._closed_until = now + self._settings.closed_window_ack
         self._packets = 0
+        self._acknowledged_at = now
         self.ack_at = inf
         return chunk
 
