@@ -9,7 +9,8 @@ import pytest
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Setup
-from tests.rtc.peers import LOOPBACK, Pair, RecordingChannel, answer_of, join, make_peer, offer_of
+from mxrtc_bridge.rtc.peer import DataPeerConnection
+from tests.rtc.peers import LOOPBACK, Pair, RecordingChannel, RecordingPeer, answer_of, join, make_peer, offer_of
 from tests.waiting import turns, until
 
 DIRECT = Path(PathKind.DIRECT, "host", "host", "ipv4")
@@ -244,6 +245,37 @@ async def test_close_between_the_last_check_and_the_end_of_connect_leaves_nothin
     await asyncio.gather(*connecting, return_exceptions=True)
     await callee.close()
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_a_life_that_is_cut_at_any_moment_leaves_nothing_behind(how: str) -> None:
+    async def live(caller: DataPeerConnection, callee: DataPeerConnection) -> None:
+        await join(caller, callee)
+        channel = RecordingChannel(caller.open_channel("cut", ""))
+        channel.channel.send(bytes(16384))
+        await channel.until(lambda it: bool(it.events))
+
+    loop = asyncio.get_running_loop()
+    before, cuts, whole_s = asyncio.all_tasks(), 20, 0.0
+    for cut in range(cuts + 1):
+        sides = [RecordingPeer(make_peer()) for _ in range(2)]
+        began, living = loop.time(), asyncio.create_task(live(*(side.peer for side in sides)))
+        if cut:
+            await asyncio.wait([living], timeout=whole_s * (cut - 1) / cuts)
+        else:
+            await living
+            whole_s = loop.time() - began
+        if how == "cancelled":
+            living.cancel()
+            await asyncio.wait([living])
+        sockets = [protocol.transport for side in sides for protocol in side.peer._ice._protocols]
+        await asyncio.gather(*(side.peer.close() for side in sides))
+        async with asyncio.timeout(5):
+            await asyncio.wait([living])
+        assert living.cancelled() or isinstance(living.exception(), (TransportError, StateError, type(None)))
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before, f"cut {cut} of {cuts}"
+        assert [each.get_extra_info("socket").fileno() for each in sockets] == [-1] * len(sockets)
 
 
 async def test_connect_fails_within_its_deadline_when_nobody_answers() -> None:
