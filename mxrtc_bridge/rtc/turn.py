@@ -153,6 +153,11 @@ class _Client(turn.TurnClientMixin):
                 self.transport.close()  # it expires, so it is of no use
                 return
 
+    def _send(self, data: bytes) -> None:
+        # A question is repeated by a timer that knows of no end, and uvloop raises where a connection has ended.
+        if not self.transport.is_closing():
+            super()._send(data)
+
     def datagram_received(self, data: bytes | str, addr: Address) -> None:
         """Take a message of the server; one that cannot be read is dropped."""
         with suppress(*PARSER_ERRORS):

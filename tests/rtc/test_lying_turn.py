@@ -11,10 +11,13 @@ from typing import cast
 import pytest
 from aioice import stun
 
+from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, TurnServer
 from mxrtc_bridge.rtc.peer import DataPeerConnection
-from tests.rtc.peers import make_peer
+from tests.rtc.peers import make_peer, offer_of
+from tests.rtc.test_hostile_ice import offer_with
 from tests.waiting import turns, until
 
 pytestmark = pytest.mark.both_loops
@@ -22,8 +25,8 @@ pytestmark = pytest.mark.both_loops
 SUCCESS, ERROR = 0x100, 0x110
 LIFETIME, REALM, NONCE, RELAYED, MAPPED = 0x0D, 0x14, 0x15, 0x16, 0x20
 
-Answer = Callable[[bytes], bytes]
-"""What the server says to a request."""
+Answer = Callable[[bytes], bytes | None]
+"""What the server says to a request; with None it closes the connection."""
 
 
 def message(kind: int, request: bytes, *attributes: tuple[int, bytes]) -> bytes:
@@ -54,15 +57,21 @@ class Liar(asyncio.DatagramProtocol, asyncio.Protocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self.requests += 1
-        cast(asyncio.DatagramTransport, self._transport).sendto(self._answer(data), addr)
+        if answer := self._answer(data):
+            cast(asyncio.DatagramTransport, self._transport).sendto(answer, addr)
 
     def data_received(self, data: bytes) -> None:
         self.requests += 1
-        cast(asyncio.Transport, self._transport).write(self._answer(data))
+        if answer := self._answer(data):
+            cast(asyncio.Transport, self._transport).write(answer)
+        else:
+            cast(asyncio.Transport, self._transport).close()
 
 
 @contextlib.asynccontextmanager
-async def lying(transport: str, answer: Answer) -> AsyncIterator[tuple[Liar, DataPeerConnection]]:
+async def lying(
+    transport: str, answer: Answer, policy: IcePolicy = IcePolicy.ALL
+) -> AsyncIterator[tuple[Liar, DataPeerConnection]]:
     """A server, and a peer that is about to ask it."""
     loop, liar = asyncio.get_running_loop(), Liar(answer)
     if transport == "udp":
@@ -72,7 +81,8 @@ async def lying(transport: str, answer: Answer) -> AsyncIterator[tuple[Liar, Dat
         server = await loop.create_server(lambda: liar, "127.0.0.1", 0)
         port, close = server.sockets[0].getsockname()[1], server.close
     turn = TurnServer("127.0.0.1", port, transport, False, "user", "secret")
-    peer = make_peer(plan=ServerPlan(turn=(turn,)), gather_timeout_s=0.3, servers_timeout_s=0.6)
+    times = {"gather_timeout_s": 0.3, "servers_timeout_s": 0.6, "ice_timeout_s": 1.0}
+    peer = make_peer(plan=ServerPlan(turn=(turn,)), policy=policy, **times)
     try:
         yield liar, peer
     finally:
@@ -116,6 +126,21 @@ async def test_relay_without_a_lifetime_is_not_asked_to_be_kept_without_a_pause(
         for _ in range(20):
             await turns(10)
         assert liar.requests == 1
+
+
+async def test_server_that_closes_the_connection_of_a_relay_leaves_no_traceback(errors: list[object]) -> None:
+    """It closes when a channel is asked for, and that is asked for again, as no answer has come."""
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+    def answer(request: bytes) -> bytes | None:
+        is_allocation = int.from_bytes(request[:2]) == stun.Method.ALLOCATE
+        return allocated(request, (600).to_bytes(4)) if is_allocation else None
+
+    async with lying("tcp", answer, IcePolicy.RELAY) as (liar, peer):
+        assert "typ relay" in await peer.create_answer(offer_of(await offer_with(9999)))
+        with pytest.raises(TransportError, match="no path"):
+            await peer.connect()
+        assert liar.requests == 2
 
 
 @pytest.mark.alone
