@@ -16,6 +16,7 @@ import errno
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Protocol
@@ -34,7 +35,7 @@ from mxrtc_bridge.rtc.happy_eyeballs import ADDRESS_HEAD_START_S, first_to_succe
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.interfaces import allowed_addresses, bind_udp, choose_addresses, local_addresses, shown_address
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.rtc.turn import SERVER_ERRORS, allocate, detail_of, outcome_of, without_addresses
+from mxrtc_bridge.rtc.turn import SERVER_ERRORS, allocate, detail_of, forbids_all, outcome_of, without_addresses
 from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Gathering:
         self._changed = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self._attempts: dict[str, ServerAttempt] = {}
+        self._relays: dict[str, asyncio.BaseTransport] = {}
         self.reflexive: dict[StunProtocol, Reflexive] = {}
         """What the first STUN server to answer has said of each socket."""
 
@@ -89,8 +91,12 @@ class Gathering:
 
     def report(self) -> GatheringReport:
         """What has come of it so far."""
+        forbid = {uri for uri, transport in self._relays.items() if forbids_all(transport)}
         return GatheringReport(
-            attempts=tuple(self._attempts.values()),
+            attempts=tuple(
+                replace(each, outcome=ServerOutcome.FORBIDS) if each.uri in forbid else each
+                for each in self._attempts.values()
+            ),
             kinds=tuple(dict.fromkeys(candidate.type for candidate in self._found.values())),
             addresses_left_out=self._left_out,
             unusable=self._plan.ignored,
@@ -327,6 +333,7 @@ class Gathering:
         self._note(server.uri, _given(host, address))
         candidate = _candidate("relay", host, port, candidate_priority(COMPONENT, "relay"))
         protocol.local_candidate = candidate
+        self._relays[server.uri] = protocol.transport
         self._owner.add_protocol(protocol)
         self._add(candidate)
         return True

@@ -13,6 +13,7 @@ import struct
 from abc import abstractmethod
 from collections.abc import Coroutine
 from contextlib import suppress
+from http import HTTPStatus
 
 from aioice import stun, turn
 
@@ -109,6 +110,8 @@ class _Client(turn.TurnClientMixin):
         self._loop = asyncio.get_running_loop()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._refresh_at: dict[int, float] = {}
+        self.forbids = False
+        """Whether it has forbidden an address."""
         self._refreshing: set[asyncio.Task[None]] = set()
 
     def send_bound(self, data: bytes, address: Address) -> bool:
@@ -162,6 +165,14 @@ class _Client(turn.TurnClientMixin):
         """Take a message of the server; one that cannot be read is dropped."""
         with suppress(*PARSER_ERRORS):
             super().datagram_received(data, addr)
+
+    async def channel_bind(self, channel_number: int, addr: Address) -> None:
+        """Bind a channel, and note whether the server forbids what it leads to (RFC 8656 section 9.2)."""
+        try:
+            await super().channel_bind(channel_number, addr)
+        except stun.TransactionFailed as error:
+            self.forbids |= error.response.error_code == HTTPStatus.FORBIDDEN
+            raise
 
     async def unless_gone(self, work: Coroutine[None, None, None]) -> None:
         """Do ``work``.
@@ -270,6 +281,11 @@ class _Relay(turn.TurnTransport):
         self._client = client
         self._ended = False
 
+    @property
+    def forbids_all(self) -> bool:
+        """Whether the server has forbidden an address, and bound no channel to any."""
+        return self._client.forbids and not self._client.channel_to_peer
+
     def close(self) -> None:
         """Give the allocation back; what is sent from now on is lost."""
         self._ended = True
@@ -279,6 +295,11 @@ class _Relay(turn.TurnTransport):
         """Send one datagram; binds a channel where there is none."""
         if not self._ended and not self._client.send_bound(data, addr):
             super().sendto(data, addr)
+
+
+def forbids_all(transport: asyncio.BaseTransport) -> bool:
+    """Whether this is a relayed socket whose server forbids each address that something was to be sent to."""
+    return isinstance(transport, _Relay) and transport.forbids_all
 
 
 def outcome_of(error: BaseException) -> ServerOutcome:

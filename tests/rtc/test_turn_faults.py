@@ -13,12 +13,14 @@ from pathlib import Path as FilePath
 import pytest
 from aioice import stun
 
+from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, TurnServer
 from mxrtc_bridge.rtc.interfaces import default_addresses
 from mxrtc_bridge.rtc.turn import outcome_of
 from tests.certificates import make_certificate
-from tests.rtc.peers import make_peer, offer_of
+from tests.rtc.peers import answer_of, make_peer, offer_of
 from tests.rtc.test_gathering import names
 from tests.rtc.test_turn import Coturn, attempt, coturn, far_away, outcome, running_coturn, silent
 
@@ -57,6 +59,20 @@ async def test_relay_over_tls_behind_dead_servers_comes_with_the_default_policy(
             assert [candidate.type for candidate in description.candidates] == ["host", "relay"]
             assert asyncio.get_running_loop().time() - start < 4.0
             await peer.close()
+
+
+async def test_server_that_forbids_all_addresses_of_the_other_side_is_told_from_one_that_relays(
+    tmp_path: FilePath,
+) -> None:
+    async with running_coturn(tmp_path, "--denied-peer-ip=127.0.0.1") as coturn:
+        caller, callee = make_peer(plan=coturn.plan(), policy=IcePolicy.RELAY, ice_timeout_s=2.0), make_peer()
+        offer = offer_of(await caller.create_offer())
+        assert [each.outcome for each in caller.gathering_report().attempts] == [ServerOutcome.OK]
+        caller.apply_answer(answer_of(await callee.create_answer(offer)))
+        with pytest.raises(TransportError, match="no path"):
+            await caller.connect()
+        assert [each.outcome for each in caller.gathering_report().attempts] == [ServerOutcome.FORBIDS]
+        await asyncio.gather(caller.close(), callee.close())
 
 
 async def test_list_of_authorities_is_read_beside_the_sessions(monkeypatch: pytest.MonkeyPatch) -> None:

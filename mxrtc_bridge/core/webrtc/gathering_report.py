@@ -32,6 +32,8 @@ class ServerOutcome(Enum):
     """It has no more relayed addresses, for this user or at all."""
     PRIVATE = "private address"
     """It gave an address that can only be used nearer to it than it is itself: it is behind a NAT and does not know."""
+    FORBIDS = "forbids the other side's addresses"
+    """It gave one, and lets nothing be sent from it to any address of the other side."""
     FAILED = "failed"
     """Something else; :attr:`ServerAttempt.detail` says what."""
 

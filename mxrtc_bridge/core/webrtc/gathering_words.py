@@ -20,6 +20,7 @@ _WORDS = {
     ServerOutcome.NAME_UNKNOWN: "has a name that does not resolve",
     ServerOutcome.CERTIFICATE: "has a certificate that this machine does not trust",
     ServerOutcome.CREDENTIALS: "refuses the user name and password that it is asked with",
+    ServerOutcome.FORBIDS: "relays, but to no address of the other side, as it forbids them (denied-peer-ip of coturn)",
     ServerOutcome.QUOTA: "is full, or has given this user all that it may have",
 }
 
