@@ -211,6 +211,21 @@ class Bed(World):
         appservice = f"tcp dport {APPSERVICE_PORT}"
         self.net.bridge_router.rules(nat, drop=drop, forward=(appservice, *forward))
 
+    @asynccontextmanager
+    async def public_bridge(self, *, drop: Sequence[str] = ()) -> AsyncIterator[None]:
+        """The bridge at a public address, behind a router that only drops what a rule fits."""
+        assert self.bridge is not None
+        await self.bridge.terminate()
+        self.net.open_bridge()
+        self.bridge_nat(Nat.NONE, drop=drop)
+        await self.start_bridge()
+        try:
+            yield
+        finally:
+            await self.bridge.terminate()
+            self.usual_network()
+            await self.start_bridge()
+
     async def line(self, there: Quality, back: Quality | None = None) -> None:
         """Give the client's line a quality, ``there`` from the internet to it."""
         await self.net.line.change(there, back)

@@ -122,4 +122,46 @@ ROWS = (
         "no stream is cut, and what was said meanwhile arrives",
         ordinary=True,
     ),
+    Row(
+        21,
+        "Three container bridges on each side, with the same addresses",
+        "direct",
+    ),
+    Row(
+        22,
+        "Ten container bridges before the client's network card, a bridge with a public address, and no server",
+        "direct",
+        ordinary=True,
+    ),
+    Row(
+        23,
+        "The same private network on both sides; a VPN that takes the default route",
+        "direct",
+    ),
+    Row(
+        24,
+        "A firewall that lets in a range (`port_range`); a container or 1:1 NAT with mapped ports (`advertise`)",
+        "direct; where `advertise` is missing nothing, and `mxrtc-bridge check` says so",
+    ),
+    Row(
+        25,
+        "All ports of the bridge's `port_range` are in use",
+        "nothing: exit code 1, and the sentence says so",
+        ordinary=True,
+    ),
+    Row(
+        26,
+        "A line that loses 5 %, lets a fifth be overtaken, repeats 30 %, has 100 ms of jitter, or 1 Mbit/s",
+        "direct, and every byte is right",
+    ),
+    Row(
+        27,
+        "A line that loses a fifth in each direction",
+        "direct; of twenty commands one or two may have to be repeated",
+    ),
+    Row(
+        28,
+        "A line of 1 Mbit/s before which 1 MB can queue, full with a transfer",
+        "a terminal beside it stays usable",
+    ),
 )

@@ -16,6 +16,8 @@ from tests.links import Quality, Wire
 
 APPSERVICE_PORT = 29350
 CLONE_NEWNET = 0x40000000
+PUBLIC_BRIDGE = "4.0.22.10"
+"""The bridge, where it is not behind a NAT."""
 NOWHERE = "2a0a:dead::"
 """A network of IPv6 from which nothing ever comes back."""
 FILES_OF_NAMESPACES = Path("/etc/netns")
@@ -187,6 +189,7 @@ class Internet:
 
     def usual_lans(self) -> None:
         """Give bridge and client their private IPv4 addresses, and no other way out."""
+        self.client_router.behind, self.bridge_router.behind = "192.168.1.10", "192.168.2.10"
         self._address(self.mobile, "lan", gateway(self.mobile.behind))
         for host, router in ((self.bridge, self.bridge_router), (self.client, self.client_router)):
             self._address(router, "lan", gateway(router.behind))
@@ -218,6 +221,46 @@ class Internet:
         """Give the client another address in its network."""
         self._address(self.client, "eth0", address)
         self.client.run(f"ip route replace default via {gateway(address)}")
+
+    def vpn(self) -> None:
+        """Have all that the client sends leave by its second way, though the first one has its address still."""
+        self._address(self.client, "eth1", self.mobile.behind)
+        self.client.run(f"ip route replace default via {gateway(self.mobile.behind)}")
+
+    def client_lan(self, address: str) -> None:
+        """Give the client and its router another private network."""
+        self.client_router.behind = address
+        self._address(self.client_router, "lan", gateway(address))
+        self.readdress(address)
+
+    def open_bridge(self) -> None:
+        """Give the bridge a public address."""
+        self.bridge_router.behind = PUBLIC_BRIDGE
+        self._address(self.bridge_router, "lan", gateway(PUBLIC_BRIDGE))
+        self._address(self.bridge, "eth0", PUBLIC_BRIDGE)
+        self.bridge.run(f"ip route replace default via {gateway(PUBLIC_BRIDGE)}")
+        self.core.run(f"ip route replace {PUBLIC_BRIDGE.rpartition('.')[0]}.0/24 via {self.bridge_router.public}")
+
+    @contextmanager
+    def container_bridges(self, host: Host, count: int) -> Iterator[None]:
+        """Let a machine have the networks that container engines make."""
+        names = [f"docker{number}" for number in range(count)]
+        for number, name in enumerate(names):
+            host.run(
+                f"ip link add name {name} type bridge\nip address add 172.{17 + number}.0.1/16 dev {name}\n"
+                f"ip link set {name} up"
+            )
+        try:
+            yield
+        finally:
+            host.run("\n".join(f"ip link delete {name}" for name in names))
+
+    def cable_client_anew(self) -> None:
+        """Take the client's network card out and put it in again."""
+        self.client.run("ip link delete eth0")
+        self._cable(self.client_router, "lan", self.client, "eth0")
+        self._address(self.client_router, "lan", gateway(self.client_router.behind))
+        self.readdress(self.client_router.behind)
 
     def line_mtu(self, mtu: int) -> None:
         """Let no larger packets on the client's line; those that may be are fragmented."""
