@@ -18,6 +18,7 @@ from mxrtc_bridge.core.errors import ConfigError, Lack, ResourceError, Transport
 from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport, ServerAttempt, ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
+from mxrtc_bridge.rtc import gathering
 from mxrtc_bridge.rtc.gathering import STRAGGLER_S
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.settings import RtcSettings
@@ -106,6 +107,28 @@ async def test_slow_stun_server_is_waited_for_beside_host_candidates(slow_stun_s
     plan = ServerPlan(stun=(StunServer("127.0.0.1", slow_stun_server),))
     candidates, _ = await offered(plan, gather_timeout_s=5.0)
     assert shapes(candidates) == [("host", "127.0.0.1"), ("srflx", "203.0.113.7")]
+
+
+async def test_stun_server_is_asked_again_at_a_steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a bad line what counts is how many questions there are until the description is waited for no longer."""
+
+    class Deaf(StunResponder):
+        heard = 0
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            Deaf.heard += 1
+            if Deaf.heard > 20:
+                super().datagram_received(data, addr)
+
+    monkeypatch.setattr(gathering, "STUN_PACE_S", 0.01)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Deaf, local_addr=("127.0.0.1", 0))
+    try:
+        port = transport.get_extra_info("sockname")[1]
+        candidates, seconds = await offered(ServerPlan(stun=(StunServer("127.0.0.1", port),)))
+    finally:
+        transport.close()
+    assert ("srflx", "203.0.113.7") in shapes(candidates)
+    assert seconds < 0.9, "with the pauses of STUN alone it would be the deadline"
 
 
 async def named_later(plan: ServerPlan, when: asyncio.Event) -> ServerPlan:
