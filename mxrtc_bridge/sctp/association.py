@@ -6,6 +6,8 @@ wait for the next packet, call, or :meth:`next_deadline`, on which :meth:`handle
 
 What it must never do: raise because of what the other side sent. A packet that cannot belong to the association is
 dropped and counted; one that breaks the protocol aborts the association, and ``Ended`` says why.
+
+One file: what may leave now and what is due are both decided over all of its state.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ from __future__ import annotations
 from math import inf
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset, StreamSilent
 from mxrtc_bridge.sctp.handshake import RandomValues
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, SETUP_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
-from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
+from mxrtc_bridge.sctp.packet_reader import ARE_YOU_THERE, Inbound
+from mxrtc_bridge.sctp.path_mtu import DeadEnd
 from mxrtc_bridge.sctp.reassembly import InStream
 from mxrtc_bridge.sctp.settings import SctpSettings
 
@@ -44,6 +46,7 @@ class Association(Inbound):
         self._more_at = inf
         self._ahead_at = 0.0
         self._black_hole = False
+        self._dead_end = DeadEnd()
         self._probe: bytes | None = None
         self._sender.on_blackhole = self._suspect_black_hole
         self.packets_sent = 0
@@ -262,6 +265,9 @@ class Association(Inbound):
             added = sender.fill(now, parts, size - taken, not taken)
             if not added and not taken:
                 break
+            if sender.ahead:
+                out += [writer.write([piece]) for piece in sender.ahead]
+                sender.ahead.clear()
             out.append(writer.write(parts))
             sent += added
             parts = []
@@ -295,7 +301,10 @@ class Association(Inbound):
                 self._reply(chunk)
         if self._path.is_due(now, sending=sender.flight.inflight > 0):
             size = self._path.size
-            probe = self._path.probe(now, sender.rtt.timeout)
+            silent = self._path.is_silent(self._last_received_at)
+            if silent:
+                self._reply(ARE_YOU_THERE)
+            probe = self._path.probe(now, sender.rtt.timeout, silent=silent)
             if self._path.size != size:
                 self._tell_packet_size()
             if probe is not None:
@@ -362,9 +371,18 @@ class Association(Inbound):
             reconfiguration.retry(now, timeout)
         if self._heartbeat_at <= now:
             self._beat(now)
+        self._end_if_in_vain(now)
+
+    def _end_if_in_vain(self, now: float) -> None:
+        sender, reconfiguration = self._sender, self._reconfiguration
+        assert reconfiguration is not None
         gave_up = reconfiguration.failures > self._settings.max_retransmissions
         if sender.failed or gave_up or self._heartbeats_unanswered > self._settings.max_retransmissions:
             self._abort("timeout", "the other side does not answer any more")
+        elif self._dead_end.is_new(sender.timeouts) and sender.is_stuck(self._path.size):
+            self._reply(ARE_YOU_THERE)
+            if self._dead_end.is_reached(now, self._last_received_at):
+                self._abort("narrow", "the path carries only smaller packets now than what was cut before")
 
     def _tell_silence(self, now: float) -> None:
         for stream, at in list(self._awaited.items()):
@@ -381,7 +399,7 @@ class Association(Inbound):
             self._heartbeat_at = due
             return
         self._heartbeats_unanswered += 1
-        self._reply(chunks.chunk(chunks.HEARTBEAT, chunks.parameter(HEARTBEAT_INFO, b"alive   ")))
+        self._reply(ARE_YOU_THERE)
         patience = self._sender.rtt.timeout * 2.0 ** min(self._heartbeats_unanswered, 6)
         self._heartbeat_at = now + min(interval, patience, self._settings.rto_max)
 

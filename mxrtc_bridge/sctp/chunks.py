@@ -27,6 +27,8 @@ SHUTDOWN_COMPLETE = 14
 I_DATA = 64
 RE_CONFIG = 130
 PAD = 132
+PIECE = 183
+"""Ours: see :mod:`mxrtc_bridge.sctp.pieces`."""
 FORWARD_TSN = 192
 I_FORWARD_TSN = 194
 

@@ -54,6 +54,7 @@ class Proposal:
         skips_unknown: it names extensions that most do without, so it can be trusted to skip a chunk that it does not
             know (RFC 9260 section 3.2). Small implementations name the two that browsers need, and werift 0.24 throws
             an exception at any other chunk, PAD among them.
+        pieces: it takes chunks in pieces (:mod:`mxrtc_bridge.sctp.pieces`).
     """
 
     tag: int
@@ -66,6 +67,7 @@ class Proposal:
     reconfiguration: bool = False
     zero_checksum: bool = False
     skips_unknown: bool = False
+    pieces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ def format_greeting(kind: int, ours: Proposal, cookie: bytes = b"", unrecognized
         extensions.append(chunks.PAD)
     if ours.interleaving:
         extensions += [chunks.I_DATA, chunks.I_FORWARD_TSN]
+    if ours.pieces:
+        extensions.append(chunks.PIECE)
     body = [
         _FIXED.pack(ours.tag, ours.window, ours.outbound_streams, ours.inbound_streams, ours.initial_tsn),
         chunks.parameter(_FORWARD_TSN_SUPPORTED, b""),
@@ -143,6 +147,7 @@ def read_greeting(body: bytes) -> Greeting:  # noqa: C901 - one pass
         reconfiguration=chunks.RE_CONFIG in extensions,
         zero_checksum=zero,
         skips_unknown=not _COMMON.issuperset(extensions),
+        pieces=chunks.PIECE in extensions,
     )
     return Greeting(proposal, cookie, tuple(unrecognized[:8]))
 
@@ -162,7 +167,7 @@ def make_cookie(key: bytes, now: float, ours: int, theirs: Proposal) -> bytes:
         theirs: from the INIT.
     """
     flags = theirs.interleaving | theirs.partial << 1 | theirs.reconfiguration << 2 | theirs.zero_checksum << 3
-    flags |= theirs.skips_unknown << 4
+    flags |= theirs.skips_unknown << 4 | theirs.pieces << 5
     streams = (theirs.outbound_streams, theirs.inbound_streams)
     state = _COOKIE.pack(now, ours, theirs.tag, theirs.window, *streams, theirs.initial_tsn, flags)
     return state + hmac.digest(key, state, hashlib.sha256)
@@ -189,5 +194,6 @@ def open_cookie(key: bytes, ours: int, cookie: bytes) -> tuple[float, Proposal] 
         reconfiguration=bool(flags & 4),
         zero_checksum=bool(flags & 8),
         skips_unknown=bool(flags & 16),
+        pieces=bool(flags & 32),
     )
     return made_at, proposal

@@ -86,6 +86,7 @@ class Lifecycle:
             reconfiguration=True,
             zero_checksum=settings.zero_checksum,
             skips_unknown=True,
+            pieces=True,
         )
         self._peer_tag = 0
         self._writer: PacketWriter | None = None

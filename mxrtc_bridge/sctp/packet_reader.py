@@ -17,12 +17,14 @@ from mxrtc_bridge.sctp.lifecycle import DATA_STATES, OPEN_STATES, AssociationSta
 from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
 from mxrtc_bridge.sctp.path_mtu import PathMtu
+from mxrtc_bridge.sctp.pieces import Pieces
 from mxrtc_bridge.sctp.reassembly import InStream
 from mxrtc_bridge.sctp.receiver import Receiver
 from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 HEARTBEAT_INFO = 1
+ARE_YOU_THERE = chunks.chunk(chunks.HEARTBEAT, chunks.parameter(HEARTBEAT_INFO, b"alive   "))
 _MAX_SACKS = 2
 """SACKs of one packet that are looked at; one is usual (RFC 9260 section 6.2), and each costs more than its bytes."""
 _MAX_SACKS_APART = 7
@@ -40,6 +42,7 @@ class Inbound(Lifecycle):
         self._congestion = congestion
         self._streams: dict[int, OutStream] = {}
         self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling, settings.packet_size_floor)
+        self._pieces = Pieces()
         self._reconfiguration: Reconfiguration | None = None
         self._peer_resets = False
         self._resets_untold = 0
@@ -56,6 +59,7 @@ class Inbound(Lifecycle):
 
     def _peer_learned(self, theirs: Proposal) -> None:
         self._peer_resets = theirs.reconfiguration
+        self._sender.in_pieces = theirs.pieces
         if not theirs.skips_unknown:
             self._path = PathMtu(self._path.size, self._path.size, self._path.size)  # a probe has PAD in it
         self._reconfiguration = Reconfiguration(
@@ -210,10 +214,12 @@ class Inbound(Lifecycle):
         if self._state is not AssociationState.ESTABLISHED:
             self._progress_shutdown(now)
 
-    def _receive_control(self, now: float, kind: int, body: bytes) -> bool:
+    def _receive_control(self, now: float, kind: int, body: bytes) -> bool:  # noqa: C901 - one case each
         """Take any other chunk; False if the rest of the packet must not be looked at."""
         if kind in _SETUP_CHUNKS:
             return self._receive_setup(now, kind, body)
+        if kind == chunks.PIECE:
+            return self._receive_piece(now, body)
         if kind in _EXTENSIONS:
             self._receive_extension(now, kind, body)
             return True
@@ -236,6 +242,18 @@ class Inbound(Lifecycle):
             case _:
                 return self._receive_unknown(kind, body)
         return True
+
+    def _receive_piece(self, now: float, body: bytes) -> bool:
+        if self._receiver is None:
+            self._drop("state")
+            return True
+        whole = self._pieces.put(body)
+        if whole is None:
+            return True
+        kind, length = whole[0], whole[2] << 8 | whole[3]
+        if kind not in _DATA_CHUNKS or length != len(whole):
+            raise MalformedError("pieces of something else than a chunk with user data")
+        return self._receive_data(now, whole, 0, length, kind)
 
     def _receive_setup(self, now: float, kind: int, body: bytes) -> bool:
         if kind == chunks.INIT:

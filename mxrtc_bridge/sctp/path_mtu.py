@@ -7,7 +7,8 @@ then the middle of what remains.
 Only probes are lost where they do not fit. Data may be fragmented: a chunk keeps its size for ever (RFC 9260 section
 6.9), and one that was cut for a wide path has to get through a narrow one. So nothing fails when the path gets
 narrower, and while data flows the size is confirmed from time to time (RFC 8899 section 5.1.1, CONFIRMATION_TIMER).
-Where fragments are lost as well, retransmissions fail: then packets are small at once, and the search begins again.
+Where fragments are lost as well, retransmissions fail: then packets are small at once, the search begins again, and
+what was cut before goes in pieces (:mod:`mxrtc_bridge.sctp.pieces`), if the other side takes them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _RAISE_S = 600.0
 _CONFIRM_S = 15.0
 """Fragments cost some rate and nothing else, so there is no hurry."""
 
+_STUCK_TIMEOUTS, _STUCK_ANSWERS = 4, 4
+"""With pauses of 0.2, 0.4, ... 2 s these are some 11 s."""
+
 
 class PathMtu:
     """Searches for the largest packet that arrives.
@@ -39,8 +43,8 @@ class PathMtu:
     """
 
     __slots__ = (
-        "_candidate", "_ceiling", "_confirm_at", "_confirming", "_floor", "_high", "_nonce", "_raise_at", "_start",
-        "_tries", "probe_at", "size",
+        "_candidate", "_ceiling", "_confirm_at", "_confirming", "_floor", "_high", "_nonce", "_oldest", "_raise_at",
+        "_sent_at", "_start", "_tries", "probe_at", "size",
     )  # fmt: skip
 
     def __init__(self, start: int, ceiling: int, floor: int) -> None:
@@ -50,7 +54,8 @@ class PathMtu:
         self._high = self._ceiling
         self._candidate = self._ceiling
         self._tries = 0
-        self._nonce = 0
+        self._nonce = self._oldest = 0
+        self._sent_at = 0.0
         self._confirming = False
         self._confirm_at = self._raise_at = inf
         self.probe_at = inf
@@ -74,8 +79,23 @@ class PathMtu:
             return True
         return self.probe_at <= now
 
-    def probe(self, now: float, timeout: float) -> list[bytes] | None:
-        """Return the chunks of the probe that is due, or None if the one before it was the last."""
+    def is_silent(self, heard_at: float) -> bool:
+        """Whether nothing at all has come since the last probe, if ``heard_at`` is when something has come last.
+
+        Its loss says nothing about sizes then: packets would stay small for long after an outage.
+        """
+        return self._tries > 0 and heard_at < self._sent_at
+
+    def probe(self, now: float, timeout: float, *, silent: bool = False) -> list[bytes] | None:
+        """Return the chunks of the probe that is due, or None if the one before it was the last.
+
+        Args:
+            now: seconds.
+            timeout: until the next try.
+            silent: see :meth:`is_silent`; the try before does not count then.
+        """
+        if silent:
+            self._tries -= 1
         if self._tries >= _TRIES:
             self._high = self._candidate - 4
             if self._confirming:
@@ -86,8 +106,11 @@ class PathMtu:
                 return None
         if self._candidate <= self.size and not self._confirming:
             self._search(now, self._ceiling)  # the raise timer expired
-        self._tries += 1
         self._nonce += 1
+        if not self._tries:
+            self._oldest = self._nonce
+        self._tries += 1
+        self._sent_at = now
         self.probe_at = now + timeout
         heartbeat = chunks.chunk(chunks.HEARTBEAT, chunks.parameter(1, b"M" + self._nonce.to_bytes(7, "big")))
         rest = self._candidate - chunks.HEADER_SIZE - len(heartbeat) - 4
@@ -96,7 +119,8 @@ class PathMtu:
     def acknowledged(self, now: float, information: bytes) -> bool:
         """Take the information of a HEARTBEAT-ACK; True if packets may be larger from now on."""
         # One of this size, whichever: on a long path the answer comes after the question was repeated.
-        if information[:1] != b"M" or not 0 <= self._nonce - int.from_bytes(information[1:8]) < self._tries:
+        number = int.from_bytes(information[1:8])
+        if information[:1] != b"M" or not self._tries or not self._oldest <= number <= self._nonce:
             return False
         self._confirm_at = now + _CONFIRM_S
         if self._confirming:
@@ -132,3 +156,30 @@ class PathMtu:
         if self._floor == self._start:
             self.probe_at = self._raise_at = now + _RETRY_S
         return True
+
+
+class DeadEnd:
+    """Tells that only what is too large for the path is left, with a side that takes no pieces.
+
+    It is no outage, as the other side is heard; and no chance, as that happens several times in a row. A new
+    association begins with small packets, where this one would wait for a minute.
+    """
+
+    __slots__ = ("_asked_at", "_timeouts", "_unmoved")
+
+    def __init__(self) -> None:
+        self._asked_at = inf
+        self._timeouts = self._unmoved = 0
+
+    def is_new(self, timeouts: int) -> bool:
+        """Whether there is one more timeout of the retransmission timer, of so many in a row that it is no chance."""
+        if timeouts < self._timeouts:
+            self._unmoved, self._asked_at = 0, inf
+        is_new, self._timeouts = timeouts > self._timeouts, timeouts
+        return is_new and timeouts >= _STUCK_TIMEOUTS
+
+    def is_reached(self, now: float, heard_at: float) -> bool:
+        """Whether the other side has been heard after each of the last questions; another one is to be asked now."""
+        self._unmoved = self._unmoved + 1 if heard_at > self._asked_at else 0
+        self._asked_at = now
+        return self._unmoved >= _STUCK_ANSWERS

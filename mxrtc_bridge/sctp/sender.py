@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
+from mxrtc_bridge.sctp import pieces
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.flight import Flight
-from mxrtc_bridge.sctp.numbers import unwrap
+from mxrtc_bridge.sctp.numbers import MASK32, unwrap
 from mxrtc_bridge.sctp.outbound_queue import IN_FLIGHT, OutboundScheduler, OutChunk, write
 from mxrtc_bridge.sctp.reliability import Abandonment
 from mxrtc_bridge.sctp.rtt import RoundTrip
@@ -65,6 +66,10 @@ class Sender:
         self._paced_until = 0.0
         self._pacing_blocked = False
         self._last_blocks: tuple[int, tuple[int, ...]] = (-1, ())
+        self.in_pieces = False
+        """The other side takes chunks in pieces."""
+        self.ahead: list[bytes] = []
+        """Pieces that :meth:`fill` wants to go out before the packet that it has filled, each in one of its own."""
         self.on_blackhole: Callable[[], None] | None = None
 
     # Filling packets
@@ -112,7 +117,7 @@ class Sender:
         if not flight.lost:
             size = self._fill_new(now, parts, room, size, fresh, chunks)
         if not size and probe and fresh:
-            size = self._fill_last(parts, chunks)
+            size = self._fill_last(parts, chunks, room)
         if not size:
             return 0
         flight.sent(now, chunks, size)
@@ -130,10 +135,24 @@ class Sender:
             if chunk.size > room - size and (size or not fresh):
                 break
             flight.take_lost()
-            write(chunk, parts)
+            self._write(chunk, parts, room - size)
             chunks.append(chunk)
             size += chunk.size
         return size
+
+    def _write(self, chunk: OutChunk, parts: list[bytes], room: int) -> None:
+        """Append a chunk to the parts of a packet; of one that is too large its last piece, and the others go ahead."""
+        if chunk.size <= room or not self.in_pieces:
+            write(chunk, parts)
+            return
+        *ahead, last = pieces.cut(chunk.tsn & MASK32, chunk.header + chunk.payload, room)
+        self.ahead += ahead
+        parts.append(last)
+
+    def is_stuck(self, size: int) -> bool:
+        """Whether the next chunk to be sent again does not fit into packets of ``size`` bytes, nor may go in pieces."""
+        chunk = self.flight.next_lost()
+        return chunk is not None and chunk.size > size and not self.in_pieces
 
     def _fill_new(
         self, now: float, parts: list[bytes], room: int, size: int, fresh: bool, chunks: list[OutChunk]
@@ -186,7 +205,7 @@ class Sender:
     def _probe_interval(self) -> float:
         return self.rtt.backed_off(self._backoff, _MAX_PROBE_INTERVAL_S)
 
-    def _fill_last(self, parts: list[bytes], chunks: list[OutChunk]) -> int:
+    def _fill_last(self, parts: list[bytes], chunks: list[OutChunk], room: int) -> int:
         """Send the newest unacknowledged packet's first chunk again, as a tail loss probe without new data."""
         flight = self.flight
         for packet in reversed(flight.packets):
@@ -196,7 +215,7 @@ class Sender:
                 assert isinstance(chunk, OutChunk)
                 if chunk.state == IN_FLIGHT and chunk.packet is packet:
                     flight.recall(chunk)
-                    write(chunk, parts)
+                    self._write(chunk, parts, room)
                     chunks.append(chunk)
                     flight.retransmitted_chunks += 1
                     return chunk.size

@@ -51,3 +51,15 @@ async def test_transfer_goes_on_when_the_path_gets_narrower(tmp_path: Path, mtu:
             await asyncio.sleep(1)  # well into the transfer: packets have found their size
             await hosts.set_mtu(mtu)
             assert (await bulk).mb_s > 1.0, "of 2.5"
+
+
+@pytest.mark.parametrize("largest", [1300, 1000, 600])
+async def test_transfer_goes_on_when_the_path_loses_what_is_large_from_now_on(tmp_path: Path, largest: int) -> None:
+    """Without a word, and fragments are not made by anybody: what was cut before goes in pieces."""
+    async with TwoHosts(tmp_path, LINK) as hosts, pair_on(hosts) as pair:
+        await pair.ping(20)
+        async with asyncio.timeout(20):
+            bulk = asyncio.create_task(pair.bulk(4))
+            await asyncio.sleep(1)
+            await hosts.wire.change(replace(LINK, largest_bytes=largest))
+            assert (await bulk).mb_s > 1.0, "of 2.5"

@@ -18,6 +18,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED
 from mxrtc_bridge.sctp.flight import MAX_TAKEN_BACK
 from mxrtc_bridge.sctp.lifecycle import AssociationState
+from mxrtc_bridge.sctp.pieces import MAX_PIECES, MAX_WHOLE
 from mxrtc_bridge.sctp.receiver import MAX_REPEATED
 from tests import counted_lines
 from tests.sctp.hostile import THEIR_TSN, Puppet
@@ -187,6 +188,28 @@ def _mixed_acknowledgements() -> tuple[Puppet, list[bytes]]:
     return puppet, [first, second, *[chunks.tsn_chunk(chunks.SHUTDOWN, puppet.their_tsn - 1 & 0xFFFFFFFF)] * rest]
 
 
+def _piece(tsn: int, size: int, start: int, data: bytes) -> bytes:
+    return chunks.chunk(chunks.PIECE, struct.pack("!LHH", tsn, size, start) + data)
+
+
+def _pieces_of_many_chunks() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    return puppet, [_piece(THEIR_TSN + number, MAX_WHOLE, 0, b"x") for number in range(ROOM // 16)]
+
+
+def _pieces_of_one_chunk() -> tuple[Puppet, list[bytes]]:
+    """As many as are taken, and the last of them over and over."""
+    puppet = Puppet()
+    starts = [min(number, MAX_PIECES - 2) for number in range(ROOM // 16)]
+    return puppet, [_piece(THEIR_TSN, MAX_WHOLE, 1 + 100 * start, b"x") for start in starts]
+
+
+def _data_in_pieces() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    whole = (puppet.data(number, sequence=number)[:17] for number in range(ROOM // 32))
+    return puppet, [_piece(THEIR_TSN + number, 17, 0, each) for number, each in enumerate(whole)]
+
+
 CASES: dict[str, tuple[Callable[[], tuple[Puppet, list[bytes]]], int]] = {
     "DATA of one byte each": (_data_of_one_byte, 9_000),
     "DATA, each behind a gap": (_data_out_of_order, 12_000),
@@ -210,6 +233,9 @@ CASES: dict[str, tuple[Callable[[], tuple[Puppet, list[bytes]]], int]] = {
     "SHUTDOWN-COMPLETE that nobody waits for": (_shutdowns_are_complete, 13_000),
     "HEARTBEAT-ACK": (_heartbeat_answers, 3_000),
     "SACK with other blocks twice, and SHUTDOWN": (_mixed_acknowledgements, 20_000),
+    "pieces of chunks that are never whole": (_pieces_of_many_chunks, 6_000),
+    "pieces of one chunk, over and over": (_pieces_of_one_chunk, 5_500),
+    "DATA in pieces, of which one is enough": (_data_in_pieces, 8_500),
 }
 """How the packet is made, and how many lines may run for it."""
 

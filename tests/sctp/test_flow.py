@@ -326,13 +326,14 @@ def test_narrow_path_that_loses_fragments_carries_data_from_the_start(mtu: int) 
     assert mtu - 20 <= world.left.association._path.size <= mtu
 
 
-def test_outage_leaves_packets_as_large_as_before() -> None:
-    settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444)
+@pytest.mark.parametrize("lasts_s", [4, 25])
+def test_outage_leaves_packets_as_large_as_before(lasts_s: float) -> None:
+    settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444, backoff_max=2.0, max_retransmissions=30)
     world = established(pair(22, settings=settings))
     world.run(5)
     world.there.path = Path(loss=1.0)
     send_bulk(world, 64 * KIB)
-    world.run(4)
+    world.run(lasts_s)
     assert world.left.association._path.size == 508
     world.there.path = Path()
     assert world.run(10, lambda: len(world.right.messages) == 4)
@@ -371,6 +372,64 @@ def test_chunks_cut_for_a_wide_path_get_through_a_narrow_one_in_fragments() -> N
     idle = world.left.association.packets_sent
     world.run(120)
     assert world.left.association.packets_sent == idle, "without data nothing is confirmed"
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+@pytest.mark.parametrize("interleaving", [True, False])
+@pytest.mark.parametrize("mtu", [1172, 1000, 700, 516])
+def test_chunks_cut_for_a_wide_path_get_through_one_that_loses_fragments_in_pieces(
+    mtu: int, interleaving: bool, loss: float
+) -> None:
+    """Both ways at once, and nothing stands still for longer than it takes to notice."""
+    settings = SctpSettings(
+        packet_size_floor=511, packet_size_ceiling=1444, heartbeat_interval=0, interleaving=interleaving
+    )
+    world = established(pair(23, Path(rate=500_000, loss=loss), settings))
+    assert world.run(20, lambda: world.left.association._path.size == world.right.association._path.size == 1444)
+    messages = [bytes([number]) * (64 * KIB) for number in range(64)]
+    for message in messages:
+        for end in (world.left, world.right):
+            end.association.send(world.now, 0, 53, message)
+    world.flush()
+    world.run(1)
+    world.there.path = world.back.path = Path(rate=500_000, mtu=mtu, loss=loss)
+    before = len(world.right.messages), len(world.left.messages)
+    assert world.run(5, lambda: (len(world.right.messages), len(world.left.messages)) > before)
+    assert world.run(60, lambda: len(world.right.messages) == len(world.left.messages) == 64)
+    assert [m.data for m in world.right.messages] == [m.data for m in world.left.messages] == messages
+    assert mtu - 20 <= world.left.association._path.size <= mtu
+
+
+def test_side_that_takes_no_pieces_is_left_soon_where_nothing_else_gets_through() -> None:
+    """A new association begins with small packets; this one would wait for a minute."""
+    settings = SctpSettings(
+        packet_size_floor=511, packet_size_ceiling=1444, heartbeat_interval=0, backoff_max=2.0, max_retransmissions=30
+    )
+    world = established(pair(25, Path(rate=500_000), settings))
+    world.left.association._sender.in_pieces = False
+    world.run(5)
+    send_bulk(world, 1 << 20)
+    world.run(1)
+    world.there.path = Path(rate=500_000, mtu=1000)
+    began = world.now
+    assert world.run(60, lambda: world.left.ended is not None)
+    assert (world.left.ended.code, world.now - began < 15) == ("narrow", True)  # type: ignore[union-attr]
+
+
+def test_outage_is_waited_for_with_a_side_that_takes_no_pieces() -> None:
+    settings = SctpSettings(
+        packet_size_floor=511, packet_size_ceiling=1444, heartbeat_interval=0, backoff_max=2.0, max_retransmissions=30
+    )
+    world = established(pair(26, Path(rate=500_000), settings))
+    world.left.association._sender.in_pieces = False
+    world.run(5)
+    send_bulk(world, 1 << 20)
+    for _ in range(3):
+        world.run(0.3)
+        world.there.path = Path(loss=1.0)
+        world.run(25)
+        world.there.path = Path(rate=500_000)
+    assert world.run(10, lambda: len(world.right.messages) == 64)
 
 
 def test_probe_of_a_closed_window_is_acknowledged_once_it_opens() -> None:
