@@ -206,6 +206,9 @@ class FakePeer:
     def path(self) -> None:
         return None
 
+    def packet_bytes(self) -> None:
+        return None
+
     async def close(self) -> None: ...
 
 

@@ -115,11 +115,13 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
             raise ClientError(Exit.OFFLINE, f"no answer of {short} to any of {count} pings")
         report.data(
             "summary",
-            f"{short}: {len(trips)} of {count} answered, median {statistics.median(trips):.1f} ms",
+            f"{short}: {len(trips)} of {count} answered, median {statistics.median(trips):.1f} ms"
+            + (f"; {connection.narrow_words}" if connection.narrow_words else ""),
             sent=count,
             answered=len(trips),
             median_ms=round(statistics.median(trips), 3),
             path=str(connection.path),
+            packet_bytes=connection.packet_bytes,
         )
 
 

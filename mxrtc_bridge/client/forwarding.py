@@ -304,6 +304,7 @@ class Forwarding:
             "pid": os.getpid(),
             "peer": self._short,
             "path": str(self._connection.path) if self._connection is not None else None,
+            "packet_bytes": self._connection.packet_bytes if self._connection is not None else None,
             "listening": self.listening,
             "streams": live[0],
             "sent": self._sent + live[1],

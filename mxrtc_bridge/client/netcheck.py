@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mxrtc_bridge.client.calls.connection import USUAL_BYTES
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.waiting import Waiting
@@ -19,8 +20,6 @@ from mxrtc_bridge.rtc.ice_servers import plan_servers
 from mxrtc_bridge.rtc.network_survey import SERVER_S, survey
 
 MAX_COLUMNS = 400
-PACKET_BYTES = 1228
-"""IP packets of this size must pass unless the path is searched for smaller ones."""
 CLOCK_EXACT_S = 3.0
 """A homeserver says its time in whole seconds, and the answer takes its time."""
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -100,7 +99,7 @@ def _tell_network(context: Context, network: Network) -> None:
             _tell(context, "udp", False, "no UDP gets out, or no server answers by it")
     if network.packet_bytes is not None:
         words = f"packets of {network.packet_bytes} bytes get through, and no larger one of those that were tried"
-        _tell(context, "mtu", network.packet_bytes >= PACKET_BYTES, words, bytes=network.packet_bytes)
+        _tell(context, "mtu", network.packet_bytes >= USUAL_BYTES, words, bytes=network.packet_bytes)
 
 
 def _tell(context: Context, what: str, ok: bool | None, words: str, **fields: object) -> None:

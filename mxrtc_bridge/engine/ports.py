@@ -167,6 +167,10 @@ class PeerConnection(Protocol):
         """The nominated pair, or None while there is none."""
         ...
 
+    def packet_bytes(self) -> int | None:
+        """How large IP packets may be on the path; None while that is not known."""
+        ...
+
     async def close(self) -> None:
         """End the connection and free everything; may be called at any time, any number of times."""
         ...

@@ -150,6 +150,10 @@ class Session:
         """What came of asking the STUN and TURN servers, so far."""
         return GatheringReport() if self._peer is None else self._peer.gathering_report()
 
+    def packet_bytes(self) -> int | None:
+        """How large IP packets may be on the path; None while that is not known."""
+        return None if self._peer is None else self._peer.packet_bytes()
+
     def feed(self, event: call.Event) -> None:
         """Hand an event to the call, at once; before :meth:`run` has begun it waits for it, in order."""
         if self._serving is None:

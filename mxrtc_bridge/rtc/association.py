@@ -228,6 +228,10 @@ class PeerAssociation:
     def _queued(self) -> int:
         return self._machine.buffered() if self._machine is not None else self._waiting_bytes
 
+    def packet_size(self) -> int | None:
+        """See :attr:`mxrtc_bridge.sctp.association.Association.packet_size`."""
+        return None if self._machine is None else self._machine.packet_size
+
     def open_channel(self, label: str, protocol: str) -> DataChannel:
         """Open a channel; what is sent on it before the association is up is sent afterwards.
 

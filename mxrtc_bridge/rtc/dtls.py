@@ -42,6 +42,7 @@ MAX_PLAINTEXT = 2048
 """More than fits into one unfragmented datagram."""
 CIPHER_EXPANSION = 24
 """Explicit nonce and tag of AES-GCM (RFC 5288), the cipher of all implementations."""
+RECORD_OVERHEAD = RECORD_HEADER + CIPHER_EXPANSION
 MAX_EXPANSION = 80
 """A record is longer than what is in it by no more than this, whatever the cipher."""
 MAX_JOINED = 16 * 1024
@@ -175,8 +176,9 @@ class DtlsTransport(RTCDtlsTransport):
 
     def packet_sizes(self) -> tuple[int, int, int]:
         """How large packets may be: those that pass everywhere, almost everywhere, and the largest worth a probe."""
-        overhead = RECORD_HEADER + CIPHER_EXPANSION
-        return SMALLEST_DATAGRAM - overhead, SAFE_DATAGRAM - overhead, self._connection.largest_datagram() - overhead
+        sizes = SMALLEST_DATAGRAM, SAFE_DATAGRAM, self._connection.largest_datagram()
+        smallest, usual, largest = (size - RECORD_OVERHEAD for size in sizes)
+        return smallest, usual, largest
 
     # Called by the base class
 

@@ -27,8 +27,8 @@ from mxrtc_bridge.engine.ports import Channel, PeerConnectionListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint
 from mxrtc_bridge.rtc.datagrams import Drops
-from mxrtc_bridge.rtc.dtls import DtlsTransport
-from mxrtc_bridge.rtc.ice import IceConnection, described_candidates, new_session_id
+from mxrtc_bridge.rtc.dtls import RECORD_OVERHEAD, DtlsTransport
+from mxrtc_bridge.rtc.ice import IPV4_HEADERS, IPV6_HEADERS, IceConnection, described_candidates, new_session_id
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
 
@@ -212,6 +212,13 @@ class DataPeerConnection:
     def path(self) -> Path | None:
         """The nominated pair, or None while there is none."""
         return self._ice.path()
+
+    def packet_bytes(self) -> int | None:
+        """How large IP packets may be on the path, as far as that has been looked for; None while it is not known."""
+        size, path = self._association.packet_size(), self._ice.path()
+        if size is None or path is None:
+            return None
+        return size + RECORD_OVERHEAD + (IPV6_HEADERS if path.family == "ipv6" else IPV4_HEADERS)
 
     # Channels
 

@@ -208,6 +208,11 @@ class Association(Inbound):
 
     # Packets to the other side
 
+    @property
+    def packet_size(self) -> int | None:
+        """The largest packet that arrives, in bytes; None as long as small ones are sent because it is not known."""
+        return self._path.size if self._state in OPEN_STATES and self._path.is_known else None
+
     def datagrams(self, now: float, limit: int = 64) -> list[bytes]:
         """Return the packets that may leave now, at most ``limit``; if there may be more, the deadline is now.
 

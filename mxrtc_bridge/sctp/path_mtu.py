@@ -65,6 +65,11 @@ class PathMtu:
         self.size = self._floor
         self._search(now, self._start if self._floor < self._start else self._ceiling)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether packets are as large as is usual, or no larger ones have arrived."""
+        return self.size >= self._start or self.probe_at == self._raise_at
+
     def _search(self, now: float, candidate: int) -> None:
         self._high, self._candidate = self._ceiling, candidate
         self._tries = 0

@@ -320,10 +320,11 @@ def test_narrow_path_that_loses_fragments_carries_data_from_the_start(mtu: int) 
     """Nothing is cut larger than what has proved to arrive."""
     settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444)
     world = established(pair(21, Path(mtu=mtu, delay=0.8), settings))
+    assert world.left.association.packet_size is None
     send_bulk(world, 256 * KIB)
     assert world.run(40, lambda: len(world.right.messages) == 16)
     world.run(60)
-    assert mtu - 20 <= world.left.association._path.size <= mtu
+    assert mtu - 20 <= (world.left.association.packet_size or 0) <= mtu
 
 
 @pytest.mark.parametrize("lasts_s", [4, 25])

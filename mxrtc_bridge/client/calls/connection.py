@@ -29,6 +29,8 @@ from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 LIST_TIMEOUT_S = 10.0
+USUAL_BYTES = 1228
+"""IP packets of this size pass almost everywhere (RFC 8831 section 5)."""
 
 
 class Connection:
@@ -60,6 +62,17 @@ class Connection:
     def path(self) -> Path:
         assert self._session.path is not None
         return self._session.path
+
+    @property
+    def packet_bytes(self) -> int | None:
+        """How large IP packets may be on the path; None while that is not known."""
+        return self._session.packet_bytes()
+
+    @property
+    def narrow_words(self) -> str:
+        """What a person should know of a path for small packets only; nothing of any other."""
+        size = self.packet_bytes
+        return "" if size is None or size >= USUAL_BYTES else f"only packets of up to {size} bytes pass"
 
     @property
     def why_over(self) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any, cast
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_a_call_by_a_room_that_nobody_wanted_says_why(capsys: pytest.CaptureFixt
     assert "by a room, not end to end (/home/me/crypto.lock cannot be used: Read-only" in capsys.readouterr().err
     report_connected(Report(as_json=True), "build", connection)
     assert json.loads(capsys.readouterr().out)["by_room_because"] == connection.why_by_room
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(None, ""), (1500, ""), (1228, ""), (1000, "only packets of up to 1000 bytes pass")]
+)
+def test_a_path_for_small_packets_only_is_told(size: int | None, words: str) -> None:
+    class Session:
+        def packet_bytes(self) -> int | None:
+            return size
+
+    assert Connection(PEER, cast(Any, Session()), cast(Any, None)).narrow_words == words
 
 
 def test_what_is_known_of_a_connection_that_failed_is_said() -> None:
