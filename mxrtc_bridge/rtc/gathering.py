@@ -47,10 +47,6 @@ TURN_HEAD_START_S = 0.3
 """Of a TURN server, before the next one in the list is tried beside it. Short, as TLS comes third and needs five round
 trips; not shorter, as each server that is asked in vain has work with it."""
 
-STUN_PACE_S = 0.5
-"""How often a STUN server is asked. STUN itself would double the pause (RFC 8489 section 6.2.1), and where a fifth is
-lost each way all four questions of a call are lost in one of sixty."""
-
 BATCH_S = 0.1
 """How long a late candidate waits for others, so that they go out in one event."""
 
@@ -295,7 +291,7 @@ class Gathering:
 
     async def _ask_stun_from(self, protocol: GuardedStun, server: StunServer, address: Address) -> bool:
         request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
-        again = asyncio.create_task(_ask_again(protocol, request, address))
+        again = asyncio.create_task(self._ask_again(protocol, request, address))
         try:
             response, _ = await protocol.request(request, address)
             host, port = response.attributes["XOR-MAPPED-ADDRESS"]
@@ -311,6 +307,15 @@ class Gathering:
         priority = candidate_priority(COMPONENT, "srflx", base.priority >> 8 & 0xFFFF)
         self._add(_candidate("srflx", host, port, priority, base=base.host))
         return True
+
+    async def _ask_again(self, protocol: GuardedStun, request: stun.Message, address: Address) -> None:
+        """Ask at a steady pace, as STUN itself doubles the pause (RFC 8489 section 6.2.1).
+
+        Where a fifth is lost each way, all its four questions are lost in one of sixty calls.
+        """
+        while True:
+            await asyncio.sleep(self._settings.check_again_s)
+            protocol.send_stun(request, address)
 
     async def _ask_turn(self) -> None:
         """Try the TURN servers in order, each with a head start, until one has given a relayed address."""
@@ -348,12 +353,6 @@ class Gathering:
     def _log_no_relay(self, server: TurnServer, error: BaseException) -> None:
         log.info("TURN server over %s gave no relayed address: %s", server.transport, without_addresses(error))
         self._note_failure(server, error)
-
-
-async def _ask_again(protocol: GuardedStun, request: stun.Message, address: Address) -> None:
-    while True:
-        await asyncio.sleep(STUN_PACE_S)
-        protocol.send_stun(request, address)
 
 
 def _candidate(kind: str, host: str, port: int, priority: int, *, base: str | None = None) -> Candidate:

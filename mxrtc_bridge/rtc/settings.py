@@ -38,7 +38,8 @@ class RtcSettings:
     """How long a relayed address is kept that the path does not use; in its first moments another may be chosen."""
     ice_timeout_s: float = 25.0
     check_again_s: float = 0.5
-    """How long the answer to a check of a path is waited for before it is asked again; longer with many paths."""
+    """How long the answer to a check of a path, or of a STUN server, is waited for before it is asked again; with many
+    paths checks wait longer."""
     dtls_timeout_s: float = 15.0
     sctp_timeout_s: float = 10.0
     consent_interval_s: float = 5.0

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.pieces import MAX_INCOMPLETE, MAX_PIECES, MAX_WHOLE, Pieces, cut
-from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.long import examples
 from tests.sctp.hostile import THEIR_TSN, Puppet
-from tests.sctp.links import established, pair
 
 ROOM = 496
 """Of a packet of 508 bytes."""
@@ -71,7 +69,6 @@ def test_what_is_never_completed_makes_place_for_what_comes_after() -> None:
     assert pieces.put(first[0]) is None
     for tsn in range(1, MAX_INCOMPLETE + 1):
         assert pieces.put(bodies(tsn, bytes(1000))[0]) is None
-    assert len(pieces._incomplete) == MAX_INCOMPLETE
     assert [pieces.put(part) for part in first[1:]] == [None] * len(first[1:]), "it was dropped"
 
 
@@ -121,9 +118,3 @@ def test_user_data_in_pieces_is_a_message_as_any_other() -> None:
     data = puppet.data(0, b"some user data")
     puppet.send(*cut(THEIR_TSN, data[: data[2] << 8 | data[3]], 24))
     assert [message.data for message in puppet.end.messages] == [b"some user data"]
-
-
-def test_only_a_side_that_names_them_gets_pieces() -> None:
-    world = established(pair(3, settings=SctpSettings()))
-    assert world.left.association._sender.in_pieces
-    assert not Puppet().association._sender.in_pieces
