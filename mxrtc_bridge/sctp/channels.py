@@ -52,6 +52,22 @@ _OVER = StreamState.OVER
 _GIVEN_UP = StreamState.GIVEN_UP
 _ENDED_HERE = StreamState.ENDED_HERE
 _ENDED_THERE = StreamState.ENDED_THERE
+_ACK = StreamInput.ACK
+_CLOSE = StreamInput.CLOSE
+_MESSAGE = StreamInput.MESSAGE
+_ODD = StreamInput.ODD
+_OPEN_RECEIVED = StreamInput.OPEN_RECEIVED
+_RESET_DONE = StreamInput.RESET_DONE
+_SILENCE = StreamInput.SILENCE
+_THEIR_RESET = StreamInput.THEIR_RESET
+_AWAIT = StreamAction.AWAIT
+_DROP = StreamAction.DROP
+_KEEP = StreamAction.KEEP
+_OFFER = StreamAction.OFFER
+_RESET = StreamAction.RESET
+_TELL_CLOSED = StreamAction.TELL_CLOSED
+_TELL_CLOSING = StreamAction.TELL_CLOSING
+_TELL_REFUSED = StreamAction.TELL_REFUSED
 _UNREADABLE = OpenMessage("", "")
 _NEGOTIATED = "no OPEN came before its messages; channels that both sides agree on beforehand are not supported"
 _COMMON_STREAMS = 1024
@@ -140,7 +156,7 @@ class _Stream:
         opened: names and kind of the channel.
         awaits_ack: we sent OPEN; messages may follow, but in order.
         unread: bytes handed on and not yet given back.
-        early: what came after their reset, and is of the next channel with this number.
+        early: what came after their reset, and is of the next channel with this number; None before there was any.
     """
 
     __slots__ = ("awaits_ack", "early", "opened", "state", "unread")
@@ -150,7 +166,7 @@ class _Stream:
         self.state = state
         self.awaits_ack = awaits_ack
         self.unread = 0
-        self.early: deque[MessageReceived | StreamReset] = deque()
+        self.early: deque[MessageReceived | StreamReset] | None = None
 
 
 class DataChannels:
@@ -264,7 +280,7 @@ class DataChannels:
 
     def close(self, channel: int) -> None:
         """Close a channel after what is queued on it; ``ChannelClosed`` follows."""
-        self._step(channel, StreamInput.CLOSE)
+        self._step(channel, _CLOSE)
 
     def describe(self, channel: int) -> OpenMessage | None:
         """Return the names and the kind of a channel, or None if there is no such channel."""
@@ -280,7 +296,7 @@ class DataChannels:
             if silent == _SILENT_AT_ONCE:
                 return _NOTHING_TO_TELL
             silent += 1
-            event = self._next_event()
+            event = self._next_event() if self._waited else self._association.poll_event()
             if event is None:
                 return None
             if type(event) is MessageReceived:
@@ -307,14 +323,15 @@ class DataChannels:
         return self._association.poll_event()
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, StreamReset):
-            known = self._knows_of(event.stream) or self._may_refuse(event.stream)
-            if known and StreamAction.KEEP in self._step(event.stream, StreamInput.THEIR_RESET):
+        if type(event) is StreamReset:
+            number = event.stream
+            known = number in self._streams or self._knows_of(number) or self._may_refuse(number)
+            if known and _KEEP in self._step(number, _THEIR_RESET):
                 self._keep(event)
-        elif isinstance(event, ResetDone):
+        elif type(event) is ResetDone:
             self._our_reset(event.stream)
         elif isinstance(event, StreamSilent):
-            self._step(event.stream, StreamInput.SILENCE)
+            self._step(event.stream, _SILENCE)
         elif isinstance(event, Established):
             self._events.append(event)
             self._close_beyond(event.outbound_streams)
@@ -329,17 +346,20 @@ class DataChannels:
     ) -> tuple[StreamAction, ...]:
         """Take a step of the table; return its actions, those with a message are still to be done."""
         stream = self._streams.get(number)
-        before = stream.state if stream is not None else self._past(number)
-        state, actions = STEPS[before, happens]
         if stream is not None:
+            before = stream.state
+            state, actions = STEPS[before, happens]
             stream.state = state
-        elif state is not before:
-            self._given_up.pop(number, None)
-            self._over.pop(number, None)
-            if state is not _OVER:
-                self._add(number, _Stream(opened, state))
-        for action in actions:
-            self._act(number, action, opened, reason)
+        else:
+            before = self._past(number)
+            state, actions = STEPS[before, happens]
+            if state is not before:
+                self._given_up.pop(number, None)
+                self._over.pop(number, None)
+                if state is not _OVER:
+                    self._add(number, _Stream(opened, state))
+        if actions:
+            self._carry_out(number, actions, opened, reason)
         if state is _OVER is not before:
             if self._was_ours(number):
                 self._resting.append(number)
@@ -349,26 +369,25 @@ class DataChannels:
             _remember(number, self._given_up, _MAX_GIVEN_UP)
         return actions
 
+    def _carry_out(self, number: int, actions: tuple[StreamAction, ...], opened: OpenMessage, reason: str) -> None:
+        # Neither match nor attributes of an Enum, nor a call for each: a channel takes seven such steps.
+        for action in actions:
+            if action is _RESET:
+                self._association.reset(number)
+            elif action is _TELL_CLOSED:
+                self._forget(number)
+            elif action is _OFFER:
+                self._offer(number, opened)
+            elif action is _AWAIT:
+                self._association.await_reset(number)
+            elif action is _TELL_CLOSING:
+                self._events.append(ChannelClosing(number))
+            elif action is _TELL_REFUSED:
+                self._events.append(ChannelRefused(number, reason))
+
     def _past(self, number: int) -> StreamState:
         """Return the state of a number that has no channel."""
         return _GIVEN_UP if number in self._given_up else _OVER if number in self._over else _FREE
-
-    def _act(self, number: int, action: StreamAction, opened: OpenMessage, reason: str) -> None:
-        match action:
-            case StreamAction.RESET:
-                self._association.reset(number)
-            case StreamAction.TELL_CLOSED:
-                self._forget(number)
-            case StreamAction.OFFER:
-                self._offer(number, opened)
-            case StreamAction.AWAIT:
-                self._association.await_reset(number)
-            case StreamAction.TELL_CLOSING:
-                self._events.append(ChannelClosing(number))
-            case StreamAction.TELL_REFUSED:
-                self._events.append(ChannelRefused(number, reason))
-            case StreamAction.DELIVER | StreamAction.DROP | StreamAction.KEEP:
-                pass  # by whom the message is known
 
     def _knows_of(self, number: int) -> bool:
         return number in self._streams or number in self._given_up
@@ -399,13 +418,13 @@ class DataChannels:
             self._receive_dcep(event, stream)
             return None
         if stream is None or stream.state is not _OPEN:
-            actions: tuple[StreamAction, ...] = (StreamAction.DROP,)
+            actions: tuple[StreamAction, ...] = (_DROP,)
             if self._knows_of(number) or self._may_refuse(number):
-                actions = self._step(number, StreamInput.MESSAGE, reason=_NEGOTIATED)
-            if StreamAction.KEEP in actions:
+                actions = self._step(number, _MESSAGE, reason=_NEGOTIATED)
+            if _KEEP in actions:
                 self._keep(event)
                 return None
-            if stream is None or stream.opened is _UNREADABLE or StreamAction.DROP in actions:
+            if stream is None or stream.opened is _UNREADABLE or _DROP in actions:
                 self._association.consumed(len(data))
                 return None
         size = len(data)
@@ -417,7 +436,7 @@ class DataChannels:
                 message = data.decode()
             except UnicodeDecodeError:
                 self._association.consumed(size)
-                self._step(number, StreamInput.ODD, reason="text that is not UTF-8")
+                self._step(number, _ODD, reason="text that is not UTF-8")
                 return None
         else:
             self._association.consumed(size)
@@ -433,34 +452,39 @@ class DataChannels:
         try:
             opened = dcep.read(event.data)
         except MalformedError as error:
-            happens, reason = StreamInput.ODD, str(error)
+            happens, reason = _ODD, str(error)
         else:
-            happens = StreamInput.ACK if opened is None else StreamInput.OPEN_RECEIVED
+            happens = _ACK if opened is None else _OPEN_RECEIVED
         actions: tuple[StreamAction, ...] = ()
         if stream is not None or number % 2 != self._parity:
             actions = self._step(number, happens, opened or _UNREADABLE, reason)
-        elif happens is not StreamInput.ACK and number >= self._next_number:
-            self._step(number, StreamInput.ODD, reason=reason)  # only we may open it; what was ours is reset already
-        if StreamAction.KEEP in actions:
+        elif happens is not _ACK and number >= self._next_number:
+            self._step(number, _ODD, reason=reason)  # only we may open it; what was ours is reset already
+        if _KEEP in actions:
             self._keep(event)
             return
         self._association.consumed(len(event.data))
-        if happens is StreamInput.ACK and stream is not None and stream.awaits_ack:
+        if happens is _ACK and stream is not None and stream.awaits_ack:
             stream.awaits_ack = False
             self._events.append(ChannelOpened(number))
 
     def _our_reset(self, number: int) -> None:
-        self._step(number, StreamInput.RESET_DONE)
+        self._step(number, _RESET_DONE)
+        if self._association.peer_resets:
+            return
         stream = self._streams.get(number)
-        if stream is not None and stream.state is _ENDED_HERE and not self._association.peer_resets:
-            self._step(number, StreamInput.THEIR_RESET)  # it cannot: there is nothing to wait for
+        if stream is not None and stream.state is _ENDED_HERE:
+            self._step(number, _THEIR_RESET)  # it cannot: there is nothing to wait for
 
     def _keep(self, event: MessageReceived | StreamReset) -> None:
         """Keep what is of the next channel, in the window, until our direction of this one has ended.
 
         A reset behind a reset ends a channel that never was: the window does not bound how many of them come.
         """
-        number, early = event.stream, self._streams[event.stream].early
+        number, stream = event.stream, self._streams[event.stream]
+        if stream.early is None:
+            stream.early = deque()
+        early = stream.early
         if not (early and isinstance(event, StreamReset) and isinstance(early[-1], StreamReset)):
             early.append(event)
             self._association.set_aside(1)

@@ -427,7 +427,7 @@ class Reassembly:
         if stream is None:
             return
         stream.ended = True
-        if not stream.in_line:
+        if not stream.in_line and (stream.parts or stream.order or stream.unordered):
             self._give_up(stream)
 
     def _give_up(self, stream: InStream) -> None:
