@@ -80,6 +80,7 @@ class Gathering:
         self._changed = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self._attempts: dict[str, ServerAttempt] = {}
+        self._ways_told: set[tuple[str, bool]] = set()
         self._relays: dict[str, asyncio.BaseTransport] = {}
         self.reflexive: dict[StunProtocol, Reflexive] = {}
         """What the first STUN server to answer has said of each socket."""
@@ -351,7 +352,13 @@ class Gathering:
         return True
 
     def _log_no_relay(self, server: TurnServer, error: BaseException) -> None:
-        log.info("TURN server over %s gave no relayed address: %s", server.transport, without_addresses(error))
+        # Once for each way: each of twelve servers may have six addresses, and a caller may call again and again.
+        way, words = (server.transport, server.tls), without_addresses(error)
+        if way not in self._ways_told:
+            self._ways_told.add(way)
+            log.info("TURN server over %s gave no relayed address: %s", server.transport, words)
+        else:
+            log.debug("another TURN server over %s gave no relayed address: %s", server.transport, words)
         self._note_failure(server, error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -264,6 +265,21 @@ async def test_relay_policy_with_a_dead_server_is_told(silent_server: int) -> No
     plan = ServerPlan(turn=(TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),))
     with pytest.raises(ResourceError, match=r"none of 1 TURN servers gave a relayed address \(timed out\)"):
         await offered(plan, policy=IcePolicy.RELAY, gather_timeout_s=0.2, servers_timeout_s=0.4)
+
+
+async def test_servers_that_fail_are_a_line_for_each_way_to_them_and_not_for_each_of_their_addresses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else a few calls a minute filled the log, where servers are down."""
+    caplog.set_level(logging.INFO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        down = [TurnServer("127.0.0.1", port, "tcp", tls, f"u{n}", "p") for n in range(4) for tls in (False, True)]
+        peer = make_peer(plan=ServerPlan(turn=tuple(down)))
+        await peer.create_offer()
+        await peer.close()
+    assert caplog.text.count("gave no relayed address") == 2
 
 
 async def test_close_while_gathering_leaves_nothing_behind(silent_server: int) -> None:
