@@ -7,6 +7,7 @@ of them echo, so what comes back was received and sent by them, in their order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -17,6 +18,10 @@ from tests.rtc.interop_fixtures import node, other, ours, start
 from tests.rtc.peers import RecordingChannel, RecordingPeer, make_peer
 
 __all__ = ["node", "other", "ours", "start"]
+
+STUCK = {"libwebrtc"}
+"""What now and then, in one of 100,000 channels, asks for no reset of one that its program closes, but does when ours
+is: ``@roamhq/wrtc`` 0.10.0, without loss, with everything answered and acknowledged, as a recording showed."""
 
 pytestmark = [
     pytest.mark.real,
@@ -171,11 +176,19 @@ async def one_after_the_other(other: OtherPeer, ours: RecordingPeer, turn: int, 
         if n % 3 != 1:
             channel.channel.close()
     for n, channel in enumerate(everyone):
-        await channel.until(lambda channel: "closed" in channel.events, timeout_s)
+        await until_closed(channel, other, timeout_s)
         if n % 3 != 2 or other.name not in UNTOLD:
             await other.until("closed", timeout_s=timeout_s, label=channel.channel.label)
         assert channel.events == ["opened", channel.channel.label, "closed"]
     other.seen.clear()
+
+
+async def until_closed(channel: RecordingChannel, other: OtherPeer, timeout_s: float) -> None:
+    if other.name in STUCK:
+        with contextlib.suppress(TimeoutError):
+            return await channel.until_closed()
+        channel.channel.close()
+    return await channel.until(lambda channel: "closed" in channel.events, timeout_s)
 
 
 async def test_five_hundred_channels(other: OtherPeer, it_offers: bool) -> None:
