@@ -107,8 +107,7 @@ ROWS = (
     Row(
         16,
         "The line gets narrower in the middle of a transfer",
-        "the transfer goes on where routers divide what is too large; where that vanishes without a word, all streams "
-        "are cut, and new ones work",
+        "the transfer goes on, whether routers divide what is too large or it vanishes without a word",
         ordinary=True,
     ),
     Row(

@@ -140,6 +140,11 @@ class Router(Host):
         subprocess.run(self.command("nft", "-f", "-"), input=text, text=True, check=True)
         self.forget()
 
+    def give_other_ports(self) -> None:
+        """Forget all connections and give UDP other ports from now on, as many routers do that start anew."""
+        self.run('nft insert rule ip addresses to_wan oifname "wan" meta l4proto udp masquerade to :40000-40999')
+        self.forget()
+
     def forget(self) -> None:
         """Forget all connections, as a router does that starts anew."""
         self.run("conntrack -F", check=False)
