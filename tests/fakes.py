@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from mxrtc_bridge.core.call.events import CandidateLine
+from mxrtc_bridge.core.call.route import Signalling
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
+from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.ports import NoCounters
 
 
@@ -274,9 +276,18 @@ class RecordingCounters(NoCounters):
 
     def __init__(self) -> None:
         self.counted: list[tuple[str, str]] = []
+        self.payloads: list[tuple[str, int]] = []
+        self.sessions: list[tuple[PathKind, Signalling, float]] = []
 
-    def call(self, outcome: str) -> None:
+    def call(self, outcome: str, signalling: Signalling) -> None:
         self.counted.append(("call", outcome))
+
+    def session(self, path: PathKind, signalling: Signalling, setup_s: float) -> None:
+        self.sessions.append((path, signalling, setup_s))
+
+    def payload(self, direction: str, size: int) -> None:
+        if size:
+            self.payloads.append((direction, size))
 
     def stream(self, outcome: str) -> None:
         self.counted.append(("stream", outcome))

@@ -153,13 +153,11 @@ class Bridge:
             )
             await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
             if config.metrics_listen is not None:
-                await stack.enter_async_context(
-                    Server(
-                        metrics_application(self.basis.metrics.render),
-                        config.metrics_listen,
-                        max_connections=MAX_CONNECTIONS,
-                    )
+                page = metrics_application(
+                    lambda: self.basis.measured(self.calls.manager.live, ready=self._serving.is_set())
                 )
+                server = Server(page, config.metrics_listen, max_connections=MAX_CONNECTIONS)
+                await stack.enter_async_context(server)
             if config.control_socket is not None:
                 control = control_application(self.bot.control.handle, AdminError, ready=self._serving.is_set)
                 listen = UnixListen(str(config.control_socket))

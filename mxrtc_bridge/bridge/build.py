@@ -43,6 +43,7 @@ from mxrtc_bridge.engine.bridge_channels import BridgeChannels, log_of_callers
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.engine.live_sessions import LiveSessions
 from mxrtc_bridge.matrix.api.homeserver import Homeserver, QuietHomeserver
 from mxrtc_bridge.matrix.api.ping import PING_RETRY_S, HomeserverReturn
 from mxrtc_bridge.matrix.api.transport import Transport
@@ -89,6 +90,12 @@ class Basis:
     homeserver: QuietHomeserver
     homeserver_return: HomeserverReturn
     pace: Pace
+
+    def measured(self, live: LiveSessions, *, ready: bool) -> bytes:
+        """Return the metrics as they are now; what streams carry is asked of those that run."""
+        live.count_payload()
+        self.metrics.state(ready=ready, homeserver_reachable=self.homeserver_return.reachable)
+        return self.metrics.render()
 
 
 @dataclass(frozen=True, slots=True)

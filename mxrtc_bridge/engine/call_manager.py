@@ -31,7 +31,7 @@ from mxrtc_bridge.core.call.limits import (
     is_fresh,
 )
 from mxrtc_bridge.core.call.machine import CallMachine
-from mxrtc_bridge.core.call.route import CallRoute, DevicePair
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair, signalling_of
 from mxrtc_bridge.core.call.to_device import STALE_INVITE
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
@@ -427,6 +427,7 @@ class CallManager:
             links=links,
             addresses=self.settings.addresses,
             clock=self._clock,
+            counters=self._counters,
             admission=admit,
             disk_timeout_s=self.settings.disk_timeout_s,
             seldom=self._seldom,
@@ -481,8 +482,9 @@ class CallManager:
             outcome = await session.run()
         except Exception as error:  # noqa: BLE001 - a defect of ours is written down, and ends this call only
             self._seldom.exception(session.remote, "! call %s: unexpected error", session.call_id, error=error)
+            self._counters.call(call.CallOutcome.FAILED.name.lower(), signalling_of(session.route))
             return "internal_error"
-        self._counters.call(outcome.outcome.name.lower())
+        self._counters.call(outcome.outcome.name.lower(), signalling_of(session.route))
         return outcome.reason
 
     def _note_audit(self, live: LiveSession, reason: str) -> None:

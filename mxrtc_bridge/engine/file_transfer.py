@@ -77,6 +77,11 @@ class Transfer(ChannelDriver[tx.Event, tx.OtherEffect]):
         return self._machine.progress
 
     @property
+    def carried(self) -> tuple[int, int]:
+        """Payload bytes sent and received so far."""
+        return self._machine.sent, self._machine.received
+
+    @property
     def job(self) -> Job | None:
         """What it is for; None while an opener has not said so."""
         return self._machine.job

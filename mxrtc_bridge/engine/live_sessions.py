@@ -73,6 +73,11 @@ class LiveSessions:
     def sessions(self) -> tuple[Session, ...]:
         return tuple(live.session for live in self._live.values())
 
+    def count_payload(self) -> None:
+        """Count what streams have carried until now."""
+        for live in self._live.values():
+            live.links.count_payload()
+
     def get(self, key: Key) -> LiveSession | None:
         """Return the session of a call."""
         return self._live.get(key)

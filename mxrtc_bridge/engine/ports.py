@@ -12,12 +12,12 @@ from typing import Protocol
 
 from mxrtc_bridge.core.access.targets import Target
 from mxrtc_bridge.core.call.events import CallMessage, CandidateLine
-from mxrtc_bridge.core.call.route import CallRoute
+from mxrtc_bridge.core.call.route import CallRoute, Signalling
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
-from mxrtc_bridge.core.webrtc.ice import Path
+from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
 
 
@@ -283,8 +283,12 @@ class CallDirectory(Protocol):
 class Counters(Protocol):
     """What is counted; every label comes from a bounded set, and nothing names a user."""
 
-    def call(self, outcome: str) -> None:
+    def call(self, outcome: str, signalling: Signalling) -> None:
         """A call has ended."""
+        ...
+
+    def session(self, path: PathKind, signalling: Signalling, setup_s: float) -> None:
+        """A connection has come up, so many seconds after the call began."""
         ...
 
     def sessions_live(self, count: int) -> None: ...
@@ -302,7 +306,7 @@ class Counters(Protocol):
         ...
 
     def payload(self, direction: str, size: int) -> None:
-        """Payload of a stream or transfer that has ended; ``direction`` is ``sent`` or ``received``."""
+        """Payload of streams and transfers; ``direction`` is ``sent`` or ``received``."""
         ...
 
     def refusal(self, code: RefusalCode) -> None:
@@ -313,7 +317,9 @@ class Counters(Protocol):
 class NoCounters:
     """A user's process counts nothing."""
 
-    def call(self, outcome: str) -> None: ...
+    def call(self, outcome: str, signalling: Signalling) -> None: ...
+
+    def session(self, path: PathKind, signalling: Signalling, setup_s: float) -> None: ...
 
     def sessions_live(self, count: int) -> None: ...
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.events import CallMessage, Candidates, Invite
 from mxrtc_bridge.core.call.machine import CallMachine
-from mxrtc_bridge.core.call.route import CallRoute
+from mxrtc_bridge.core.call.route import CallRoute, signalling_of
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
     ConfigError,
@@ -36,7 +36,7 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import is_farewell
 from mxrtc_bridge.engine.driver import Driver
-from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, Signaller
+from mxrtc_bridge.engine.ports import Counters, NoCounters, PeerConnection, PeerConnectionFactory, Signaller
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.session_channels import SessionChannels
 
@@ -85,6 +85,7 @@ class Session:
         links: serves its channels.
         addresses: which remote addresses may be used.
         clock: where time comes from.
+        counters: told when the connection is up.
         admission: judges an invite; only the callee has one.
         disk_timeout_s: how long its end waits for the work of its streams.
         seldom: writes what the other side can repeat; shared by the sessions of a bridge.
@@ -105,6 +106,7 @@ class Session:
         links: SessionChannels,
         addresses: AddressPolicy,
         clock: Clock,
+        counters: Counters = NoCounters(),  # noqa: B008 - has no state
         admission: Admission | None = None,
         disk_timeout_s: float = DISK_TIMEOUT_S,
         seldom: RateLimitedLog | None = None,
@@ -129,6 +131,7 @@ class Session:
         self._peers = peers
         self._addresses = addresses
         self._clock = clock
+        self._counters = counters
         self._admission = admission
         self._peer: PeerConnection | None = None
         self._offer: Description | None = None
@@ -326,8 +329,9 @@ class Session:
         path = await self._peer.connect()
         self.path = path
         self.connected_at = self._clock.monotonic()
-        setup_ms = (self.connected_at - self.started_at) * 1000
-        self._log.info("= session open: %s with %s, %s, %.0f ms", self.remote, self.local, path, setup_ms)
+        setup_s = self.connected_at - self.started_at
+        self._log.info("= session open: %s with %s, %s, %.0f ms", self.remote, self.local, path, setup_s * 1000)
+        self._counters.session(path.kind, signalling_of(self.route), setup_s)
         self._driver.feed(call.Connected())
         self.links.connected(path)
 

@@ -57,6 +57,7 @@ class SessionChannels(ABC):
         self._ended = False
         self._sent = 0
         self._received = 0
+        self._counted = 0, 0
 
     # What the session asks for
 
@@ -82,8 +83,17 @@ class SessionChannels(ABC):
         self.lost.set()
 
     def totals(self) -> tuple[int, int, int]:
-        """Open streams, and payload bytes sent and received by those that have ended."""
-        return len(self._pipes), self._sent, self._received
+        """Open streams, and payload bytes sent and received, by those that have ended too."""
+        carried = [pipe.carried for pipe in self._pipes]
+        sent, received = (sum(each) for each in zip((self._sent, self._received), *carried, strict=True))
+        return len(carried), sent, received
+
+    def count_payload(self) -> None:
+        """Count the payload that moved since this was last done: for whoever looks while streams run."""
+        _, sent, received = self.totals()
+        self._counters.payload("sent", sent - self._counted[0])
+        self._counters.payload("received", received - self._counted[1])
+        self._counted = sent, received
 
     # PeerListener
 
@@ -184,8 +194,7 @@ class SessionChannels(ABC):
         self._pipes.discard(line)
         self._sent += how.sent
         self._received += how.received
-        self._counters.payload("sent", how.sent)
-        self._counters.payload("received", how.received)
+        self.count_payload()
         self._counters.streams_live(-1)
 
     def _over(self, reason: str) -> None:

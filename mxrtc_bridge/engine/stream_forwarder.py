@@ -21,6 +21,12 @@ class StreamMachine(Machine[stream.Event, stream.Effect], Protocol):
     @property
     def unwritten(self) -> int: ...
 
+    @property
+    def sent(self) -> int: ...
+
+    @property
+    def received(self) -> int: ...
+
 
 class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
     """Joins ``channel`` and a sink by ``machine``.
@@ -61,6 +67,11 @@ class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
         self._idle_s = idle_s
         self._moved_at = clock.monotonic()
         self._idle_timer: Timer | None = None
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Payload bytes sent and received so far."""
+        return self._stream.sent, self._stream.received
 
     def begin(self) -> None:
         """Listen to the channel; what came before is taken now."""

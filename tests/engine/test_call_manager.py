@@ -21,9 +21,10 @@ from mxrtc_bridge.core.call.events import (
     Version,
 )
 from mxrtc_bridge.core.call.limits import BUSY_ANSWERS_A_MINUTE, STRANGERS_A_MINUTE, CallLimits
-from mxrtc_bridge.core.call.route import DevicePair
+from mxrtc_bridge.core.call.route import DevicePair, Signalling
 from mxrtc_bridge.core.call.values import CallState
 from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId, server_of
+from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.engine.call_bench import (
@@ -81,6 +82,9 @@ async def test_invite_is_answered_and_ends_with_the_hangup(bridge: Bridge) -> No
     await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
     await bridge.until(lambda: not bridge.manager.live.sessions)
     assert bridge.ended == {CallId("c1"): "user_hangup"}
+    ((path, signalling, setup_s),) = bridge.counters.sessions
+    assert (path, signalling, 0 <= setup_s < 5) == (PathKind.DIRECT, Signalling.ROOM, True)
+    assert bridge.counters.counted == [("call", "remote_hangup")]
 
 
 async def test_denied_user_is_rejected_without_a_peer_connection(bridge: Bridge) -> None:

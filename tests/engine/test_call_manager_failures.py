@@ -60,6 +60,7 @@ async def test_defect_in_a_session_ends_its_own_call_only(
         await bridge.invite("bad")
         await bridge.until(lambda: CallId("bad") in bridge.ended)
         assert bridge.ended == {CallId("bad"): "internal_error"}
+        assert bridge.counters.counted == [("call", "failed")]
         assert [session.call_id for session in bridge.manager.live.sessions] == ["good"]
         assert len(errors(caplog)) == 1
 

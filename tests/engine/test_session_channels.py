@@ -175,6 +175,24 @@ async def test_bytes_pass_both_ways_and_both_halves_close(session: Session) -> N
     assert session.opener.totals() == (0, 4, 12)
 
 
+async def test_what_a_stream_carries_is_told_and_counted_while_it_runs_and_once(session: Session) -> None:
+    """A tunnel of a day must not be a flat line and a cliff."""
+    local, remote, _ = await open_stream(session)
+    local.listener.data_received(b"ping")
+    await session.settle()
+    assert session.acceptor.totals() == (1, 0, 4)
+    session.acceptor.count_payload()
+    session.acceptor.count_payload()
+    assert session.counters.payloads == [("received", 4)]
+    remote.listener.data_received(b"pong!")
+    local.listener.data_received(b"more")
+    local.listener.eof_received()
+    remote.listener.eof_received()
+    await session.settle()
+    assert session.acceptor.totals() == (0, 5, 8)
+    assert session.counters.payloads == [("received", 4), ("sent", 5), ("received", 4)]
+
+
 async def test_all_memory_of_received_messages_is_given_back(session: Session) -> None:
     local, remote, _ = await open_stream(session)
     local.listener.data_received(bytes(40_000))

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
 from mxrtc_bridge.config.values import TcpListen, UnixListen
+from mxrtc_bridge.core.call.route import Signalling
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.web.metrics import metrics_application
@@ -83,12 +84,12 @@ async def test_port_in_use_is_explained() -> None:
 
 async def test_metrics_are_served_as_prometheus_text() -> None:
     metrics = Metrics()
-    metrics.call("remote_hangup")
+    metrics.call("remote_hangup", Signalling.ROOM)
     server = Server(metrics_application(metrics.render), TcpListen("127.0.0.1", 0))
     async with server, ClientSession() as http:
         async with http.get(f"http://127.0.0.1:{server.port}/metrics") as response:
             assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            assert 'mxrtc_calls_total{outcome="remote_hangup"} 1.0' in await response.text()
+            assert 'mxrtc_calls_total{outcome="remote_hangup",signalling="room"} 1.0' in await response.text()
         async with http.get(f"http://127.0.0.1:{server.port}/") as response:
             assert response.status == 404
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
 
@@ -24,6 +25,19 @@ class DevicePair:
 
 
 CallRoute = RoomId | DevicePair
+
+
+class Signalling(Enum):
+    """What carries the events of a call."""
+
+    DEVICE = "device"
+    """Messages between two devices."""
+    ROOM = "room"
+
+
+def signalling_of(route: CallRoute) -> Signalling:
+    """Return the kind of a route."""
+    return Signalling.DEVICE if isinstance(route, DevicePair) else Signalling.ROOM
 
 
 def read_call_route(stored: str) -> CallRoute:

@@ -65,6 +65,16 @@ class AcceptedTransfer:
         """How far it is, at any time."""
         return Progress() if self.machine is None else self.machine.progress
 
+    @property
+    def sent(self) -> int:
+        """Payload bytes that were sent so far."""
+        return 0 if self.machine is None else self.machine.sent
+
+    @property
+    def received(self) -> int:
+        """Payload bytes that came so far."""
+        return self._heard if self.machine is None else self.machine.received
+
     def set_window(self, window: int) -> None:
         """Offer ``window`` bytes from the next answer or acknowledgement on.
 

@@ -91,6 +91,16 @@ class TransferMachine(ABC):
         """How far it is, at any time."""
         return replace(self._progress)
 
+    @property
+    def sent(self) -> int:
+        """Payload bytes that were sent so far."""
+        return self._sent
+
+    @property
+    def received(self) -> int:
+        """Payload bytes that came so far."""
+        return self._received
+
     def poll_effect(self) -> tx.Effect | None:
         """Return the next thing to be done, or None."""
         return self._effects.popleft() if self._effects else None

@@ -218,6 +218,16 @@ class ByteStreamMachine(ABC):
         self._effects: deque[events.Effect] = deque()
 
     @property
+    def sent(self) -> int:
+        """Payload bytes that were sent so far."""
+        return self._send.sent
+
+    @property
+    def received(self) -> int:
+        """Payload bytes that came so far."""
+        return self._receive.received
+
+    @property
     def unsent(self) -> int:
         """Bytes from the sink that are not sent yet."""
         return len(self._send.unsent)

@@ -99,14 +99,6 @@ class StreamMachine(ByteStreamMachine):
     def receive_state(self) -> ReceiveState:
         return self._receive.state
 
-    @property
-    def sent(self) -> int:
-        return self._send.sent
-
-    @property
-    def received(self) -> int:
-        return self._receive.received
-
     def set_window(self, window: int) -> None:
         """Offer ``window`` bytes from the next acknowledgement on; credit that was given is never taken back.
 

@@ -160,10 +160,10 @@ async def ping_loop(
         if problem is not None and problem.errcode == "M_UNRECOGNIZED":
             if not told_of_none:
                 log.info("whether the homeserver reaches the bridge is not told: it has no ping")
-            told_of_none = True
             # It has answered: who waits for its return may go on.
-            if reached is False and on_change is not None:
+            if (reached is not None or not told_of_none) and on_change is not None:
                 on_change(None)
+            told_of_none = True
             reached = None
             await sleep(NO_PING_S)
             continue
@@ -191,6 +191,8 @@ class HomeserverReturn:
         self._least_s = least_s
         self._doubted = asyncio.Event()
         self._back = asyncio.Event()
+        self.reachable = False
+        """Whether all was well with the last ping; before the first one it is not known to be."""
 
     async def pause(self, seconds: float) -> None:
         """Wait after a failure: until the homeserver is back, but no longer than ``seconds``."""
@@ -210,6 +212,7 @@ class HomeserverReturn:
 
     def changed(self, problem: HomeserverError | None) -> None:
         """Take what the pings have found: None where the way is open again."""
+        self.reachable = problem is None
         if problem is None:
             self._back.set()
             self._back.clear()  # who waits goes on, and who comes later waits

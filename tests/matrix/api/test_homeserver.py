@@ -424,7 +424,7 @@ async def test_homeserver_without_a_ping_is_asked_hourly_and_told_of_once(caplog
             sleep=sleep,
         )
     assert slept == [ping.NO_PING_S, ping.NO_PING_S, ping.PING_RETRY_S, ping.NO_PING_S, ping.PING_EVERY_S]
-    assert told == [False, True, True]
+    assert told == [True, False, True, True]
     assert [record.getMessage() for record in caplog.records].count(
         "whether the homeserver reaches the bridge is not told: it has no ping"
     ) == 1
@@ -455,14 +455,18 @@ def test_who_was_failed_goes_on_as_soon_as_the_homeserver_is_back() -> None:
     async def story() -> None:
         now = asyncio.get_running_loop().time
         returns = ping.HomeserverReturn()
+        assert not returns.reachable, "nobody has asked yet"
         pinging = asyncio.create_task(
             ping.ping_loop(AwayForAWhile(), "id", on_change=returns.changed, sleep=returns.until_next_ping)
         )
         await asyncio.sleep(100)
+        assert returns.reachable
         await returns.pause(0.5)
+        assert not returns.reachable
         assert now() == 100.5, "a pause is never longer than it was to be"
         await asyncio.gather(*(returns.pause(seconds) for seconds in (30, 60)))
         assert now() == 109
+        assert returns.reachable
         # A homeserver that fails somebody and answers pings is asked no more often than one that is away.
         for _ in range(10):
             await returns.pause(0.9)
