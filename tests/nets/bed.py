@@ -185,6 +185,8 @@ class Bed(World):
         """The networks and settings of a test, and the end of what it starts."""
         await self.line(Quality())
         self.usual_network()
+        if self.bridge is None or self.bridge.returncode is not None:
+            await self.start_bridge()  # a test that has failed left it so
         async with AsyncExitStack() as self._test:
             yield
 

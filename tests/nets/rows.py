@@ -122,6 +122,16 @@ ROWS = (
         ordinary=True,
     ),
     Row(
+        19,
+        "A router that forgets UDP after 3 seconds, and nobody says anything for 45",
+        "the session stays",
+    ),
+    Row(
+        20,
+        "The bridge's router starts again and knows of no connection any more",
+        "streams go on; calls in the first seconds end with exit code 4",
+    ),
+    Row(
         21,
         "Three container bridges on each side, with the same addresses",
         "direct",
@@ -162,5 +172,21 @@ ROWS = (
         28,
         "A line of 1 Mbit/s before which 1 MB can queue, full with a transfer",
         "a terminal beside it stays usable",
+    ),
+    Row(
+        29,
+        "A captive portal answers in the homeserver's place while `mxrtc connect` calls anew",
+        "`connect` says so and goes on after the login",
+        ordinary=True,
+    ),
+    Row(
+        30,
+        "The resolver of names is away for a while",
+        "streams go on, and `mxrtc connect` calls anew when it is back; a new command ends with 1 and says it",
+    ),
+    Row(
+        31,
+        "A TURN server that sends its users to another one (300 Try Alternate); an HTTP proxy before the homeserver",
+        "not offered: exit code 5, with `error 300` and the name of the server; proxies are not used",
     ),
 )

@@ -79,5 +79,5 @@ async def test_row_16_a_transfer_goes_on_when_the_line_gets_narrower(
         else:
             bed.net.line_mtu(mtu)
         gap = await fetching.end()
-    note("a pause of", gap)
-    assert gap < 5
+    note("silently: a pause of" if silently else "told: a pause of", gap)
+    assert gap < 10

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from mxrtc_bridge.demo.processes import ProcessError
 from tests.long import if_long
 from tests.nets.bed import STUN, TURN_TCP, TURN_UDP, Bed, Note, longest_gap
 
@@ -76,3 +77,19 @@ async def test_row_18_an_outage_cuts_no_stream(bed: Bed, note: Note, seconds: fl
     note(f"going on after {seconds} s of outage", gap - seconds)
     for each in (writer, typing):
         each.close()
+
+
+async def test_row_19_a_router_that_forgets_soon_keeps_an_idle_session(bed: Bed, note: Note) -> None:
+    await bed.start_turn()
+    await bed.set_up(STUN)
+    bed.net.client_router.run(
+        "sysctl -qw net.netfilter.nf_conntrack_udp_timeout=3 net.netfilter.nf_conntrack_udp_timeout_stream=3"
+    )
+    tunnel = await bed.tunnel("echo")
+    mark = tunnel.process.mark()
+    await asyncio.sleep(45)  # nobody says anything: that is what is tried
+    waited = await bed.until_works(tunnel)
+    with pytest.raises(ProcessError):
+        await tunnel.process.wait_for_line("connection lost", 0, after=mark)
+    note("a stream after 45 s without any", waited)
+    assert waited < 1

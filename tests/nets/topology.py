@@ -108,22 +108,36 @@ class Router(Host):
         return f"4.0.{self.number}.2"
 
     def rules(
-        self, nat: Nat, *, drop: Sequence[str] = (), forward: Sequence[str] = (), clamp: int | None = None
+        self,
+        nat: Nat,
+        *,
+        drop: Sequence[str] = (),
+        forward: Sequence[str] = (),
+        clamp: int | None = None,
+        portal: bool = False,
     ) -> None:
-        """Replace what the router does, and have it forget all connections.
+        """Replace what the router does, and have it forget how it has let UDP through.
 
         Args:
             nat: what it does to addresses.
             drop: rules of nftables; the packets of either direction that one of them fits are lost without a word.
             forward: rules for packets from the internet, which go to the host.
             clamp: the largest segment that it lets TCP agree on, as routers on narrow lines do.
+            portal: whether it answers at port 443 in everybody's place.
         """
         to_host = [f'iifname "wan" {rule} dnat to {self.behind}' for rule in forward]
+        if portal:
+            to_host.append('iifname "lan" tcp dport 443 redirect')
         masquerade, firewall = [], []
         if nat is not Nat.NONE:
             how = " fully-random" if nat is Nat.SYMMETRIC else ""
             masquerade = [f'oifname "wan" masquerade{how}']
-            firewall = ['iifname "wan" ct status dnat accept', 'iifname "wan" ct state new drop']
+            # What belongs to no connection that it knows, as after a new start, is lost as well.
+            firewall = [
+                "ct state invalid drop",
+                'iifname "wan" ct status dnat accept',
+                'iifname "wan" ct state new drop',
+            ]
         if nat is Nat.FULL_CONE:
             to_host.append(f'iifname "wan" udp dport 1024-65535 dnat to {self.behind}')
         clamping = [] if clamp is None else [f"tcp flags syn tcp option maxseg size set {clamp}"]
@@ -138,7 +152,7 @@ class Router(Host):
         for table, name, kind, rules in chains:
             text += f"table {table} {{\nchain {name} {{\ntype {kind};\n" + "\n".join(rules) + "\n}\n}\n"
         subprocess.run(self.command("nft", "-f", "-"), input=text, text=True, check=True)
-        self.forget()
+        self.run("conntrack -D -p udp", check=False)
 
     def give_other_ports(self) -> None:
         """Forget all connections and give UDP other ports from now on, as many routers do that start anew."""
@@ -173,6 +187,8 @@ class Internet:
             host.add()
             passes_on = host is self.core or isinstance(host, Router)
             host.run(quick + "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1" * passes_on)
+            if isinstance(host, Router):
+                host.run("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0")
         self._cable(self.core, "core0", self.homeserver, "wan")
         self._cable(self.core, "core1", self.turn, "wan")
         self._cable(self.core, "core2", self.bridge_router, "wan")
