@@ -58,6 +58,9 @@ LAST_SENDS_S = 2.0
 DATABASE_FILES = ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal")
 DEVICE_ANSWER_S = 5.0
 """Without a sign of life from the device that was called (docs/reference/signal.md, section 4)."""
+SLOW_LINE_TIMES = 4
+"""Where our own homeserver took so long that this many times is more, that is waited: on a line that loses much a
+question and its answer take from one second to several."""
 LOOK_AGAIN_S = 2.5
 """After so long an invite is said again, by a new session: as a rule the other side answers within one second."""
 APPEARS_S, APPEARS_AGAIN_S = 4.0, 0.5
@@ -130,6 +133,7 @@ class DeviceCalls:
         self._seldom = RateLimitedLog(log)
         self.invited = asyncio.Event()
         """Set once the homeserver has the invite."""
+        self._slowest_s = 0.0
         self.heard = asyncio.Event()
         """Set once we hear what comes for our device; on a bad line that can take longer than an invite."""
         self.clocks: tuple[int, int] | None = None
@@ -159,7 +163,9 @@ class DeviceCalls:
         said = self._said.setdefault(message.call_id, [])
         signal = CallToDevice(len(said), _now_ms(), message)
         said.append(signal)
+        began = asyncio.get_running_loop().time()
         await self._device.sender.send([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
+        self._slowest_s = max(self._slowest_s, asyncio.get_running_loop().time() - began)
         if isinstance(message, Invite):
             self.invited.set()
 
@@ -202,10 +208,12 @@ class DeviceCalls:
             UnreadableAnswerError: there is one, and another call is worth while.
             ClientError: the peer's identity is another than before.
         """
-        await self.invited.wait()
-        await self.heard.wait()
         now = asyncio.get_running_loop().time
-        look_at, deadline = now() + LOOK_AGAIN_S, now() + DEVICE_ANSWER_S
+        await self.invited.wait()
+        invited_at = now()
+        await self.heard.wait()
+        slowest_s = max(self._slowest_s, now() - invited_at)
+        look_at, deadline = now() + LOOK_AGAIN_S, now() + max(DEVICE_ANSWER_S, SLOW_LINE_TIMES * slowest_s)
         while is_unanswered():
             try:
                 async with asyncio.timeout_at(min(look_at, deadline)):

@@ -17,6 +17,7 @@ from mxrtc_bridge.client.calls.device import (
     APPEARS_S,
     DEVICE_ANSWER_S,
     LOOK_AGAIN_S,
+    SLOW_LINE_TIMES,
     DeviceCalls,
     NoDeviceError,
     NoOwnDeviceError,
@@ -56,6 +57,8 @@ class Own:
     master: str = "master"
     anew: list[DeviceIdentity] = field(default_factory=list)
     """With whom new sessions were begun."""
+    takes_s: float = 0.0
+    """How long the homeserver takes with what is sent."""
 
     @property
     def sender(self) -> Own:
@@ -64,6 +67,7 @@ class Own:
 
     async def send(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
+        await asyncio.sleep(self.takes_s)
         self.to += devices
         self.sent.append(parse_call_to_device(content))
 
@@ -177,7 +181,21 @@ def test_silence_of_a_device_counts_from_when_we_hear_what_comes_for_ours() -> N
             await task
         return asyncio.get_running_loop().time() - began
 
-    assert run(story()) == DEVICE_ANSWER_S
+    assert run(story()) == 60 * SLOW_LINE_TIMES
+
+
+@pytest.mark.parametrize(("takes_s", "waits_s"), [(0.5, DEVICE_ANSWER_S), (3.0, 3.0 * SLOW_LINE_TIMES)])
+def test_who_waits_long_for_the_homeserver_waits_longer_for_a_device(takes_s: float, waits_s: float) -> None:
+    async def story() -> float:
+        call = Story()
+        call.own.takes_s = takes_s
+        task = await call.place()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(SilentPeerError):
+            await task
+        return asyncio.get_running_loop().time() - began
+
+    assert run(story()) >= waits_s
 
 
 def test_an_invite_without_a_sign_is_said_again_by_a_new_session_and_then_given_up() -> None:
