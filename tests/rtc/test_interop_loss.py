@@ -29,6 +29,11 @@ LIMIT_S = 600 if LONG else 60
 TURNS = 50 if LONG else 2
 """Each opens twenty channels from either side."""
 
+EARLY = {"werift"}
+"""What takes a number for free when our reset comes, though its own was not answered. Where that is lost, the next
+channel opens with the sequence of the one before, and never arrives: RFC 6525 section 5.1.2 has it wait for the answer.
+Seen in a recording with 0.24.4, after some dozen channels at 1 % loss."""
+
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(3 * LIMIT_S),
@@ -84,9 +89,17 @@ async def test_channels_are_opened_and_closed_by_both_sides_without_end(
     try:
         await join(other, ours, it_offers)
         LossyPath(ours, loss)
-        for turn in range(TURNS):
-            await one_after_the_other(other, ours, turn, LIMIT_S)
-        assert len(ours.offered) == 20 * TURNS + it_offers
+        if loss and other.name in EARLY:
+            with pytest.raises((TimeoutError, AssertionError)):  # either side waits in vain
+                await take_turns(other, ours, 20)
+        else:
+            await take_turns(other, ours, LIMIT_S)
+            assert len(ours.offered) == 20 * TURNS + it_offers
         assert ours.lost == []
     finally:
         await ours.peer.close()
+
+
+async def take_turns(other: OtherPeer, ours: RecordingPeer, timeout_s: float) -> None:
+    for turn in range(TURNS):
+        await one_after_the_other(other, ours, turn, timeout_s)
