@@ -108,13 +108,13 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "bench/channel.py": "_received",
         "rtc/lossy.py": "_association _dtls",
         "rtc/peers.py": "_association _machine _receiver",
-        "rtc/test_certificates.py": "_cert _create_ssl_context _key",
         "rtc/test_consent.py": "_ice _protocols _send",
+        "rtc/test_dtls.py": "_certificate _connect_ice _dtls _ended _ice",
         "rtc/test_factory.py": "_gathering _ice _plan",
         "rtc/test_flow_control.py": "_association _ice _queued",
         "rtc/test_gathering.py": "_ice _protocols",
         "rtc/test_hostile_peers.py": (
-            "_association _beyond _cert _check_list _connect_ice _early_checks _held _ice _key "
+            "_association _beyond _check_list _connect_ice _early_checks _held _ice "
             "_last_received_tsn _local_tsn _machine _outbound_stream_seq _queue _receiver "
             "_reconfig_request_seq _remote_candidates _remote_max_message_size "
             "_remote_verification_tag _trust"

@@ -149,6 +149,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "matrix/rooms/test_peers.py": (PORTS, ["matrix/rooms/ports.py"]),
     # WebRTC
+    "rtc/test_dtls.py": ("both edges keep one contract", ["rtc/aiortc_dtls.py", "rtc/openssl_dtls.py"]),
     "rtc/test_flow_control.py": ("two peers are joined by it", ["rtc/ice.py"]),
     "rtc/test_udp.py": ("sockets pass them on", ["rtc/datagrams.py"]),
     "sctp/test_bbr.py": (

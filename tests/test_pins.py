@@ -68,7 +68,7 @@ SIGNATURES = {
     "aioice.turn:TurnTransport._connect": ("protocol",),
     "aioice.turn:TurnTransport.sendto": ("data", "addr"),
     "aioice.utils:random_string": ("length",),
-    # mxrtc_bridge.rtc.dtls and certificates
+    # mxrtc_bridge.rtc.aiortc_dtls
     "aiortc:RTCCertificate.__init__": ("key", "cert"),
     "aiortc:RTCCertificate._create_ssl_context": ("srtp_profiles",),
     "aiortc.rtcdtlstransport:RTCDtlsTransport.__init__": ("transport", "certificates"),

@@ -56,7 +56,8 @@ from mxrtc_bridge.matrix.rooms.refresh import Gap
 from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 from mxrtc_bridge.matrix.virtual_users import Consent, UserRefusal, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
-from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.aiortc_dtls import AiortcDtls
+from mxrtc_bridge.rtc.factory import PeerFactory
 from mxrtc_bridge.sinks.connector import TargetConnector
 from mxrtc_bridge.storage.tables import Stores
 
@@ -313,7 +314,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
     return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, connector)
 
 
-def peer_connections(basis: Basis, config: Config) -> AiortcPeerFactory:
+def peer_connections(basis: Basis, config: Config) -> PeerFactory:
     """Return what makes peer connections by ``config``."""
 
     async def ice_servers(local: UserId) -> tuple[IceServer, ...]:
@@ -326,4 +327,4 @@ def peer_connections(basis: Basis, config: Config) -> AiortcPeerFactory:
             log.warning("no TURN servers from the homeserver: %s", error)
             return ice.servers
 
-    return AiortcPeerFactory(rtc_settings(config), basis.stores.certificates, ice_servers)
+    return PeerFactory(rtc_settings(config), basis.stores.certificates, ice_servers, dtls=AiortcDtls)

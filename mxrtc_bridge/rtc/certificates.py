@@ -1,4 +1,4 @@
-"""The DTLS certificate of a virtual user: made once, kept, so that its fingerprint stays the same.
+"""The DTLS certificate of a user: of a virtual one it is made once and kept, so that its fingerprint stays the same.
 
 A self-signed ECDSA P-256 certificate (RFC 8827 section 6.5). Nobody checks its dates or its name: it is known by its
 fingerprint alone, so it is made to last. Private keys never appear in logs or errors.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from aiortc import RTCCertificate
-from aiortc.rtcdtlstransport import SRTPProtectionProfile
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,6 +37,9 @@ SUITES = tuple(
 """What we offer and take, the best first (RFC 8827 section 6.5, RFC 9325 section 4.2). Ours is an ECDSA certificate;
 the RSA suites are for the other side's, which is what decides when we are the client."""
 
+SRTP_PROFILES = b"SRTP_AEAD_AES_256_GCM:SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80"
+"""No media follows, but some implementations refuse a side that does not speak of it (RFC 5764 section 4.1)."""
+
 
 class PemStore(Protocol):
     """Keeps the certificate and private key of each user, as PEM."""
@@ -60,21 +62,31 @@ class NoCertificates:
     async def save(self, user: UserId, pem: str) -> None: ...
 
 
-class DtlsCertificate(RTCCertificate):
-    """A certificate whose connections are DTLS 1.2 or later and are not renegotiated.
+@dataclass(frozen=True, slots=True)
+class DtlsCertificate:
+    """A self-signed certificate and its private key."""
 
-    A renegotiation could bring another certificate than the one that was compared with the description.
-    """
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
 
-    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
-        context = super()._create_ssl_context(srtp_profiles)
-        context.set_options(SSL.OP_NO_RENEGOTIATION)
+    def context(self) -> SSL.Context:
+        """Return what connections with this certificate begin with: DTLS 1.2 or later, without renegotiation.
+
+        A renegotiation could bring another certificate than the one that was compared with the description. Whether the
+        other side's is taken is decided by its fingerprint, and by nothing that stands in it.
+        """
+        context = SSL.Context(SSL.DTLS_METHOD)
+        context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION)
         context.set_min_proto_version(DTLS_1_2)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+        context.use_certificate(self.certificate)
+        context.use_privatekey(self.key)
         context.set_cipher_list(b":".join(SUITES))
+        context.set_tlsext_use_srtp(SRTP_PROFILES)
         return context
 
 
-def make_certificate() -> RTCCertificate:
+def make_certificate() -> DtlsCertificate:
     """Make a private key and its self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "WebRTC")])
@@ -89,18 +101,18 @@ def make_certificate() -> RTCCertificate:
         .not_valid_after(now + VALIDITY)
         .sign(key, hashes.SHA256())
     )
-    return DtlsCertificate(key=key, cert=certificate)
+    return DtlsCertificate(certificate, key)
 
 
-def certificate_to_pem(certificate: RTCCertificate) -> bytes:
+def certificate_to_pem(certificate: DtlsCertificate) -> bytes:
     """Return private key and certificate as PEM, to be kept in a safe place."""
-    key = certificate._key.private_bytes(  # aiortc has no public accessor
+    key = certificate.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return key + certificate._cert.public_bytes(serialization.Encoding.PEM)
+    return key + certificate.certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def certificate_from_pem(pem: bytes) -> RTCCertificate:
+def certificate_from_pem(pem: bytes) -> DtlsCertificate:
     """Read what :func:`certificate_to_pem` wrote.
 
     Raises:
@@ -113,7 +125,7 @@ def certificate_from_pem(pem: bytes) -> RTCCertificate:
         raise ConfigError("the stored certificate cannot be read; remove it and a new one is made") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise ConfigError("the stored private key and certificate do not match; remove them and new ones are made")
-    return DtlsCertificate(key=key, cert=certificate)
+    return DtlsCertificate(certificate, key)
 
 
 def fingerprint_of(der: bytes, algorithm: str) -> str:
@@ -121,6 +133,8 @@ def fingerprint_of(der: bytes, algorithm: str) -> str:
     return hashlib.new(DIGESTS[algorithm], der).digest().hex(":").upper()
 
 
-def local_fingerprint(certificate: RTCCertificate) -> Fingerprint:
+def local_fingerprint(certificate: DtlsCertificate) -> Fingerprint:
     """Return the SHA-256 fingerprint of our own certificate."""
-    return Fingerprint("sha-256", fingerprint_of(certificate._cert.public_bytes(serialization.Encoding.DER), "sha-256"))
+    return Fingerprint(
+        "sha-256", fingerprint_of(certificate.certificate.public_bytes(serialization.Encoding.DER), "sha-256")
+    )

@@ -1,6 +1,7 @@
-"""DTLS over an ICE connection: aiortc's transport with our certificate handling and a lean path for packets.
+"""DTLS over an ICE connection: what is ours of it, whoever holds the state of the connection.
 
-Differences to the class below it:
+Below it are an edge upon OpenSSL alone (:mod:`mxrtc_bridge.rtc.openssl_dtls`), which is what a user's side has, and
+one upon aiortc's transport (:mod:`mxrtc_bridge.rtc.aiortc_dtls`), which is what the bridge has.
 
 - media is absent: no SRTP keys are derived, and a peer that does not offer SRTP is welcome;
 - the certificate of the other side is compared by the digest of its DER bytes, without parsing it;
@@ -11,19 +12,17 @@ Differences to the class below it:
 
 Datagrams only come from checked addresses (:mod:`mxrtc_bridge.rtc.ice`), so a forged ClientHello never gets here.
 
-One file: one class that overrides one of aiortc, whose inner order its methods follow.
+One file: one class, whose handshake, sending and receiving share the records that OpenSSL reads and writes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from typing import cast
 
-from aiortc import RTCCertificate, RTCDtlsFingerprint, RTCDtlsParameters, RTCIceTransport
-from aiortc.rtcdtlstransport import RTCDtlsTransport, State
 from OpenSSL import SSL, crypto
 
 from mxrtc_bridge.core.errors import TransportError
@@ -99,20 +98,27 @@ def reason_of(error: SSL.Error) -> str:
     return next((REASONS.get(reason, reason) for reason in reasons if reason), "")
 
 
-class DtlsTransport(RTCDtlsTransport):
+class DtlsTransport(ABC):
     """DTLS for one peer connection.
+
+    An edge sets ``_is_open`` when it has checked who is there and not before; from then on a task of its own waits for
+    datagrams until the connection ends, and nothing is open after that.
 
     Args:
         connection: the ICE connection below; it stays the caller's.
-        certificate: ours.
         ended: called once when an open transport has ended by itself or by :meth:`stop`.
     """
 
-    def __init__(self, connection: IceConnection, certificate: RTCCertificate, *, ended: Callable[[], None]) -> None:
-        # Of its ICE transport the base class uses sending, receiving and the role; the first two are overridden here.
-        super().__init__(cast(RTCIceTransport, connection), [certificate])
+    _ssl: SSL.Connection | None
+    encrypted: bool
+    """Whether OpenSSL has done its part of the handshake."""
+    _task: asyncio.Future[None] | None
+    """What waits for the end of an open transport."""
+
+    def __init__(self, connection: IceConnection, *, ended: Callable[[], None]) -> None:
         self._connection = connection
         self._ended = ended
+        self._is_open = False
         self._handshake_settled = False
         self._repeats = 0
         self._flight = b""
@@ -141,21 +147,17 @@ class DtlsTransport(RTCDtlsTransport):
         Raises:
             TransportError: ``dtls_failed``.
         """
-        self._set_role("server" if server else "client")
-        parameters = RTCDtlsParameters(
-            fingerprints=[RTCDtlsFingerprint(algorithm=f.algorithm, value=f.value) for f in fingerprints]
-        )
         try:
             async with asyncio.timeout(timeout_s):
-                await self.start(parameters)
+                await self._run_handshake(server=server, fingerprints=fingerprints)
         except TimeoutError:
-            self._set_state(State.FAILED)
+            self._fail()
             raise TransportError("dtls_failed", f"the DTLS handshake did not end within {timeout_s:g} s") from None
         if self._identity_refused:
             raise TransportError(
                 "dtls_failed", "the certificate of the other side is not the one its description names"
             )
-        if self._state is not State.CONNECTED:
+        if not self._is_open:
             raise TransportError("dtls_failed", f"the DTLS handshake failed{self._failure and ': '}{self._failure}")
 
     def attach(self, receiver: Callable[[list[bytes]], None]) -> None:
@@ -180,9 +182,24 @@ class DtlsTransport(RTCDtlsTransport):
         smallest, usual, largest = (size - RECORD_OVERHEAD for size in sizes)
         return smallest, usual, largest
 
-    # Called by the base class
+    # What an edge does
 
-    async def _do_handshake(self) -> None:
+    @abstractmethod
+    async def _run_handshake(self, *, server: bool, fingerprints: tuple[Fingerprint, ...]) -> None:
+        """Run the handshake, by :meth:`_shake_hands` and :meth:`_is_the_one_described`; open if both succeed."""
+
+    @abstractmethod
+    def _fail(self) -> None:
+        """Remember that there will be no connection."""
+
+    @abstractmethod
+    async def _say_goodbye(self) -> None:
+        """End the task, and tell the other side if there is a connection."""
+
+    # What an edge calls
+
+    async def _shake_hands(self) -> bool:
+        """Return whether OpenSSL has come to an end with the other side."""
         assert self._ssl is not None
         try:
             while not self.encrypted:
@@ -190,41 +207,32 @@ class DtlsTransport(RTCDtlsTransport):
                     self._ssl.do_handshake()
                     self.encrypted = True
                 except SSL.WantReadError:
-                    await self._write_ssl()
-                    await self._recv_next()
+                    self._flush()
+                    await self._next_datagram()
         except SSL.Error as error:
             self._failure = self._failure or reason_of(error)
-            self._set_state(State.FAILED)
+            return False
         except ConnectionError:
-            self._set_state(State.FAILED)
+            return False
+        return True
 
-    def _setup_srtp(self) -> None:
-        """Data only: no keys for media."""
-
-    def _validate_peer_identity(self, remoteParameters: RTCDtlsParameters) -> None:  # noqa: N803 - name of the base class
+    def _is_the_one_described(self, fingerprints: Iterable[Fingerprint]) -> bool:
         assert self._ssl is not None
         certificate = self._ssl.get_peer_certificate()
         der = b"" if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
-        known = [f for f in remoteParameters.fingerprints if f.algorithm in DIGESTS]
+        known = [f for f in fingerprints if f.algorithm in DIGESTS]
         # Several fingerprints must agree: one that does not is either a mistake or an attack.
         matches = [hmac.compare_digest(f.value.upper(), fingerprint_of(der, f.algorithm)) for f in known]
-        if not der or not matches or not all(matches):
-            self._identity_refused = True
-            self._set_state(State.FAILED)
+        self._identity_refused = not der or not matches or not all(matches)
+        return not self._identity_refused
 
-    def _set_state(self, state: State) -> None:
-        was_open = self._state is State.CONNECTED
-        super()._set_state(state)
-        if was_open and state is State.CLOSED:
-            self._ended()
-
-    async def _recv_next(self) -> None:
+    async def _next_datagram(self) -> None:
         """Read one datagram of the handshake, or let a timer of it expire; afterwards wait for the end.
 
         Raises:
             ConnectionError: the connection has ended.
         """
-        timeout_s = None if self._state is State.CONNECTED else self._retransmission_timeout()
+        timeout_s = None if self._is_open else self._retransmission_timeout()
         if timeout_s is None:
             datagram = await self._connection.recv()
         else:
@@ -290,7 +298,7 @@ class DtlsTransport(RTCDtlsTransport):
         """The last flight of a handshake may have to be sent again after its end (DTLS 1.3)."""
         self._handshake_timer = None
         timeout_s = self._retransmission_timeout()
-        if timeout_s is not None and self._state is State.CONNECTED:
+        if timeout_s is not None and self._is_open:
             self._handshake_timer = asyncio.get_running_loop().call_later(timeout_s, self._last_flight_due)
 
     def _last_flight_due(self) -> None:
@@ -378,9 +386,6 @@ class DtlsTransport(RTCDtlsTransport):
 
     # Sending
 
-    async def _write_ssl(self) -> None:
-        self._flush()
-
     def _flush(self) -> None:
         assert self._ssl is not None
         try:
@@ -405,7 +410,7 @@ class DtlsTransport(RTCDtlsTransport):
             ConnectionError: the transport is not open.
         """
         ssl = self._ssl
-        if self._state is not State.CONNECTED or ssl is None or self._over:
+        if not self._is_open or ssl is None or self._over:
             raise ConnectionError("DTLS is not open")
         encrypt, send_run = ssl.send, self._connection.send_run
         start, count = 0, len(packets)
@@ -432,7 +437,7 @@ class DtlsTransport(RTCDtlsTransport):
             ConnectionError: the transport is not open.
         """
         ssl = self._ssl
-        if self._state is not State.CONNECTED or ssl is None or self._over:
+        if not self._is_open or ssl is None or self._over:
             raise ConnectionError("DTLS is not open")
         try:
             ssl.send(packet)
@@ -447,7 +452,7 @@ class DtlsTransport(RTCDtlsTransport):
         if self._handshake_timer is not None:
             self._handshake_timer.cancel()
         task = self._task
-        await super().stop()
+        await self._say_goodbye()
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
 

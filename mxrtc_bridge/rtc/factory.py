@@ -7,14 +7,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from aiortc import RTCCertificate
-
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.ports import PeerConnection
 from mxrtc_bridge.rtc.certificates import (
+    DtlsCertificate,
     PemStore,
     certificate_from_pem,
     certificate_to_pem,
@@ -22,7 +21,8 @@ from mxrtc_bridge.rtc.certificates import (
 )
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, plan_servers
 from mxrtc_bridge.rtc.interfaces import MAX_HOST_SOCKETS, allowed_addresses, local_addresses
-from mxrtc_bridge.rtc.peer import DataPeerConnection
+from mxrtc_bridge.rtc.openssl_dtls import OpensslDtls
+from mxrtc_bridge.rtc.peer import DataPeerConnection, MakeDtls
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,14 @@ and what they give follows the description."""
 IceServers = Callable[[UserId], Awaitable[tuple[IceServer, ...]]]
 
 
-class AiortcPeerFactory:
+class PeerFactory:
     """Makes peer connections (:class:`mxrtc_bridge.engine.ports.PeerConnectionFactory`).
 
     Args:
         settings: of all of them.
         certificates: where certificates are kept.
         ice_servers: gives the STUN and TURN servers for a user; its failure costs the servers, not the call.
+        dtls: makes the DTLS part of each.
     """
 
     def __init__(
@@ -52,15 +53,17 @@ class AiortcPeerFactory:
         certificates: PemStore,
         ice_servers: IceServers,
         *,
+        dtls: MakeDtls = OpensslDtls,
         servers_timeout_s: float = SERVERS_TIMEOUT_S,
         max_cached_certificates: int = MAX_CACHED_CERTIFICATES,
     ) -> None:
         self._max_cached_certificates = max_cached_certificates
         self._servers_timeout_s = servers_timeout_s
+        self._dtls = dtls
         self._settings = settings
         self._store = certificates
         self._ice_servers = ice_servers
-        self._cache: OrderedDict[UserId, RTCCertificate] = OrderedDict()
+        self._cache: OrderedDict[UserId, DtlsCertificate] = OrderedDict()
         self._making = asyncio.Lock()
         self._told_left_out = False
         self._told_unusable: tuple[str, ...] = ()
@@ -73,7 +76,7 @@ class AiortcPeerFactory:
         """
         certificate = await self._certificate(local)
         self._tell_left_out()
-        return DataPeerConnection(self._settings, certificate, await self._plan(local))
+        return DataPeerConnection(self._settings, certificate, await self._plan(local), self._dtls)
 
     def _tell_left_out(self) -> None:
         """Say once that this machine has more addresses than are offered."""
@@ -113,7 +116,7 @@ class AiortcPeerFactory:
                 log.info("ICE server %r cannot be used", uri)
         return plan
 
-    async def _certificate(self, local: UserId) -> RTCCertificate:
+    async def _certificate(self, local: UserId) -> DtlsCertificate:
         # One at a time: two calls to a new user must not make two certificates.
         async with self._making:
             certificate = self._cache.get(local)
@@ -125,7 +128,7 @@ class AiortcPeerFactory:
             self._cache.move_to_end(local)
             return certificate
 
-    async def _load_or_make(self, local: UserId) -> RTCCertificate:
+    async def _load_or_make(self, local: UserId) -> DtlsCertificate:
         pem = await self._store.load(local)
         if pem is not None:
             return certificate_from_pem(pem.encode())

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-
-from aiortc import RTCCertificate
+from typing import Protocol
 
 from mxrtc_bridge.core.call.events import CandidateLine
 from mxrtc_bridge.core.errors import StateError, TransportError
@@ -25,14 +24,23 @@ from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import DEFAULT_MID, Description, DescriptionType, Setup, format_description
 from mxrtc_bridge.engine.ports import Channel, PeerConnectionListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
-from mxrtc_bridge.rtc.certificates import local_fingerprint
+from mxrtc_bridge.rtc.certificates import DtlsCertificate, local_fingerprint
 from mxrtc_bridge.rtc.datagrams import Drops
 from mxrtc_bridge.rtc.dtls import RECORD_OVERHEAD, DtlsTransport
 from mxrtc_bridge.rtc.ice import IPV4_HEADERS, IPV6_HEADERS, IceConnection, described_candidates, new_session_id
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
+from mxrtc_bridge.rtc.openssl_dtls import OpensslDtls
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger(__name__)
+
+
+class MakeDtls(Protocol):
+    """Makes the DTLS part of a peer connection: an edge of :class:`mxrtc_bridge.rtc.dtls.DtlsTransport`."""
+
+    def __call__(
+        self, connection: IceConnection, certificate: DtlsCertificate, *, ended: Callable[[], None]
+    ) -> DtlsTransport: ...
 
 
 class PeerState(Enum):
@@ -57,13 +65,16 @@ class DataPeerConnection:
         settings: deadlines, limits, interfaces.
         certificate: the DTLS identity of our side.
         plan: STUN and TURN servers.
+        dtls: makes the DTLS part.
     """
 
-    def __init__(self, settings: RtcSettings, certificate: RTCCertificate, plan: ServerPlan) -> None:
+    def __init__(
+        self, settings: RtcSettings, certificate: DtlsCertificate, plan: ServerPlan, dtls: MakeDtls = OpensslDtls
+    ) -> None:
         self._settings = settings
         self._certificate = certificate
         self._ice = IceConnection(settings, plan, controlling=False)
-        self._dtls = DtlsTransport(self._ice, certificate, ended=self._dtls_ended)
+        self._dtls = dtls(self._ice, certificate, ended=self._dtls_ended)
         self._association = PeerAssociation(self._dtls, settings, self)
         self._listener: PeerConnectionListener | None = None
         self._state = PeerState.NEW

@@ -50,14 +50,14 @@ class Ours:
         from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
         from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
         from mxrtc_bridge.rtc.certificates import NoCertificates
-        from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+        from mxrtc_bridge.rtc.factory import PeerFactory
         from mxrtc_bridge.rtc.settings import RtcSettings
 
         async def no_servers(_user: UserId) -> tuple[()]:
             return ()
 
         interfaces = (self._interface,) if self._interface else ()
-        factory = AiortcPeerFactory(RtcSettings(interfaces=interfaces), NoCertificates(), no_servers)
+        factory = PeerFactory(RtcSettings(interfaces=interfaces), NoCertificates(), no_servers)
         self._policy = AddressPolicy(private=True, loopback=True)
         self._parse, self._type = parse_description, DescriptionType
         self._peer = await factory.create(UserId("@bench:example.org"))

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
 from mxrtc_bridge.rtc.certificates import NoCertificates
-from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.factory import PeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 PAIRS = int(os.environ.get("BENCH_IDLE_PAIRS", "500"))
@@ -67,7 +67,7 @@ async def measure_idle(_folder: Path) -> dict[str, object]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
     policy = AddressPolicy(private=True, loopback=True)
-    factory = AiortcPeerFactory(RtcSettings(interfaces=("127.0.0.1",)), NoCertificates(), _no_servers)
+    factory = PeerFactory(RtcSettings(interfaces=("127.0.0.1",)), NoCertificates(), _no_servers)
 
     async def connect() -> list[Any]:
         offerer, answerer = await factory.create(ONE), await factory.create(ONE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,18 +15,24 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+import mxrtc_bridge
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import UserId
 from tests.catch_all import answering
 from tests.config.samples import GOOD
 
+PACKAGE = Path(mxrtc_bridge.__file__).parent
+WITHOUT = Path(__file__).parent.parent / "without.py"
+
 HTTP = {"aiohttp"}
 DEVICES = {"cryptography", "mautrix", "aiosqlite", "vodozemac"}
-CALLS = {"aioice", "aiortc", "av"}
+CALLS = {"aioice"}
+MEDIA = {"aiortc", "av", "pylibsrtp"}
+"""What the bridge alone has: its sessions are aiortc's."""
 CONFIGURATION = {"pydantic", "ruamel"}
 METRICS = {"prometheus_client"}
-LIBRARIES = HTTP | DEVICES | CALLS | CONFIGURATION | METRICS
+LIBRARIES = HTTP | DEVICES | CALLS | MEDIA | CONFIGURATION | METRICS
 
 PROGRAM = """
 import atexit, sys
@@ -136,3 +144,50 @@ async def test_a_command_of_an_admin_loads_no_more(
     audit = {"file": str(tmp_path / "audit.jsonl")}
     config.write_text(json.dumps({**GOOD, "database": f"sqlite:{tmp_path / 'bridge.db'}", "audit": audit}))
     assert await loaded_by("bridge", tmp_path, *arguments, code=code) == libraries
+
+
+def imports_of(module: str) -> set[str]:
+    """Return which of ours a module imports, in its functions as well, or names in a string."""
+    file = PACKAGE.parent / module.replace(".", "/")
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Import(names=names):
+                found |= {each.name for each in names}
+            case ast.ImportFrom(module=str(name), names=names):
+                found |= {name, *(f"{name}.{each.name}" for each in names)}
+            case ast.Constant(value=str(text)) if re.fullmatch(r"mxrtc_bridge(\.\w+)+", text):
+                found.add(text)
+    return {each for each in found if each.startswith("mxrtc_bridge") and is_module(each)}
+
+
+def is_module(name: str) -> bool:
+    file = PACKAGE.parent / name.replace(".", "/")
+    return file.with_suffix(".py").exists() or (file / "__init__.py").exists()
+
+
+def reached_by_the_client() -> set[str]:
+    """Return the modules of ours that a command of ``mxrtc`` may load."""
+    left = [
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for folder in ("client", "cli/client")
+        for file in (PACKAGE / folder).rglob("*.py")
+    ]
+    seen = set(left)
+    while left:
+        found = imports_of(left.pop()) - seen
+        seen |= found
+        left += found
+    return seen
+
+
+@pytest.mark.programs
+async def test_all_commands_of_a_user_load_without_libraries_of_media() -> None:
+    """Not by way of another library either, and neither at the start nor later."""
+    modules = reached_by_the_client()
+    assert {"mxrtc_bridge.rtc.openssl_dtls", "mxrtc_bridge.client.netcheck"} <= modules, "the search goes far enough"
+    command = [sys.executable, str(WITHOUT), ",".join(MEDIA), "--import", ",".join(sorted(modules))]
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (0, b"", b"")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.e2e.world import World, digest, echo, payload, pump
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
 MIB = 1 << 20
+WITHOUT = Path(__file__).parent.parent / "without.py"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -54,6 +56,14 @@ async def test_nc_receives_the_rest_after_its_stdin_has_closed(world: World) -> 
     code, out, err = await world.run_mxrtc("alice", "nc", "build/digest", stdin=data)
     assert code == 0, err
     assert out.decode().strip() == hashlib.sha256(data).hexdigest()
+
+
+async def test_nc_needs_no_library_of_media(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bridge has them, the user's side does not."""
+    monkeypatch.setattr(world, "client", [sys.executable, WITHOUT, "aiortc,av,pylibsrtp"])
+    code, out, err = await world.run_mxrtc("alice", "nc", "build/digest", stdin=b"hello")
+    assert code == 0, err
+    assert out.decode().strip() == hashlib.sha256(b"hello").hexdigest()
 
 
 async def test_nc_appends_to_a_file_and_reads_it(world: World) -> None:

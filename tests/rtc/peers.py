@@ -10,9 +10,11 @@ from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.ports import Channel
-from mxrtc_bridge.rtc.certificates import make_certificate
+from mxrtc_bridge.rtc.aiortc_dtls import AiortcDtls
+from mxrtc_bridge.rtc.certificates import DtlsCertificate, make_certificate
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
-from mxrtc_bridge.rtc.peer import DataPeerConnection
+from mxrtc_bridge.rtc.openssl_dtls import OpensslDtls
+from mxrtc_bridge.rtc.peer import DataPeerConnection, MakeDtls
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 LOOPBACK = RtcSettings(
@@ -107,9 +109,16 @@ class RecordingPeer:
 
 
 def make_peer(
-    settings: RtcSettings = LOOPBACK, plan: ServerPlan | None = None, **changes: object
+    settings: RtcSettings = LOOPBACK,
+    plan: ServerPlan | None = None,
+    *,
+    dtls: MakeDtls = AiortcDtls,
+    certificate: DtlsCertificate | None = None,
+    **changes: object,
 ) -> DataPeerConnection:
-    return DataPeerConnection(replace(settings, **changes), make_certificate(), plan or ServerPlan())  # type: ignore[arg-type]
+    """Make a peer as the bridge's are, or with another edge for DTLS."""
+    settings = replace(settings, **changes)  # type: ignore[arg-type]
+    return DataPeerConnection(settings, certificate or make_certificate(), plan or ServerPlan(), dtls)
 
 
 def unconsumed(peer: DataPeerConnection) -> int:
@@ -138,7 +147,7 @@ async def join(caller: DataPeerConnection, callee: DataPeerConnection) -> tuple[
 
 
 class Pair:
-    """Two joined peers; ``async with`` closes them."""
+    """Two joined peers, a user's and the bridge's unless others are given; ``async with`` closes them."""
 
     def __init__(
         self,
@@ -147,7 +156,7 @@ class Pair:
         *,
         consume: bool = True,
     ) -> None:
-        self.caller = RecordingPeer(caller or make_peer(), consume=consume)
+        self.caller = RecordingPeer(caller or make_peer(dtls=OpensslDtls), consume=consume)
         self.callee = RecordingPeer(callee or make_peer(), consume=consume)
         self.paths: tuple[Path, Path] | None = None
 

@@ -6,7 +6,7 @@ import datetime as dt
 from contextlib import suppress
 
 import pytest
-from aiortc.rtcdtlstransport import SRTP_PROFILES
+from aiortc import RTCCertificate
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
@@ -29,8 +29,9 @@ def test_certificate_survives_the_store() -> None:
 
 def test_fingerprint_is_the_one_that_others_compute() -> None:
     certificate = make_certificate()
-    known = {item.algorithm: item.value for item in certificate.getFingerprints()}
-    der = certificate._cert.public_bytes(Encoding.DER)
+    of_aiortc = RTCCertificate(certificate.key, certificate.certificate)
+    known = {item.algorithm: item.value for item in of_aiortc.getFingerprints()}
+    der = certificate.certificate.public_bytes(Encoding.DER)
     for algorithm in ("sha-256", "sha-384", "sha-512"):
         assert fingerprint_of(der, algorithm) == known[algorithm]
     assert local_fingerprint(certificate).value == known["sha-256"]
@@ -42,13 +43,13 @@ def test_two_certificates_differ() -> None:
 
 def test_certificate_lasts_for_decades() -> None:
     certificate = make_certificate()
-    assert certificate.expires > dt.datetime.now(tz=dt.UTC) + dt.timedelta(days=20 * 365)
-    assert isinstance(certificate._cert.signature_hash_algorithm, hashes.SHA256)
+    assert certificate.certificate.not_valid_after_utc > dt.datetime.now(tz=dt.UTC) + dt.timedelta(days=20 * 365)
+    assert isinstance(certificate.certificate.signature_hash_algorithm, hashes.SHA256)
 
 
 def mixed_up() -> bytes:
     key = certificate_to_pem(make_certificate()).split(b"-----BEGIN CERTIFICATE")[0]
-    return key + make_certificate()._cert.public_bytes(Encoding.PEM)
+    return key + make_certificate().certificate.public_bytes(Encoding.PEM)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def shake_hands(client: SSL.Connection, server: SSL.Connection) -> None:
 
 
 def ours() -> SSL.Context:
-    return make_certificate()._create_ssl_context(SRTP_PROFILES)
+    return make_certificate().context()
 
 
 def test_connections_use_dtls_1_2_and_refuse_renegotiation() -> None:
@@ -90,8 +91,8 @@ def test_connections_use_dtls_1_2_and_refuse_renegotiation() -> None:
 def test_older_versions_are_refused() -> None:
     certificate = make_certificate()
     context = SSL.Context(SSL.DTLS_METHOD)
-    context.use_certificate(certificate._cert)
-    context.use_privatekey(certificate._key)
+    context.use_certificate(certificate.certificate)
+    context.use_privatekey(certificate.key)
     context.set_cipher_list(b"ALL:@SECLEVEL=0")
     context.set_min_proto_version(0xFEFF)
     context.set_max_proto_version(0xFEFF)

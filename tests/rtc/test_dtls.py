@@ -1,28 +1,45 @@
-"""Flights of a handshake are cut at record boundaries, and repeated before OpenSSL would do it."""
+"""What both edges of DTLS keep, upon OpenSSL alone and upon aiortc: handshakes, losses, identities, the end.
+
+And the records below: flights are cut at their boundaries, and repeated before OpenSSL would do it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import random
+import time
+from dataclasses import replace
+from functools import cache
 
 import pytest
-from aiortc.rtcdtlstransport import SRTPProtectionProfile
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.rtc.certificates import DtlsCertificate
+from mxrtc_bridge.core.webrtc.sdp import Fingerprint, Setup
+from mxrtc_bridge.engine.ports import DTLS_CLOSED
+from mxrtc_bridge.rtc.aiortc_dtls import AiortcDtls
+from mxrtc_bridge.rtc.certificates import DtlsCertificate, fingerprint_of, local_fingerprint
 from mxrtc_bridge.rtc.datagrams import Address
 from mxrtc_bridge.rtc.dtls import RECORD_HEADER, reason_of, record_numbers, split_records
 from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM
-from mxrtc_bridge.rtc.ice_servers import ServerPlan
-from mxrtc_bridge.rtc.peer import DataPeerConnection
+from mxrtc_bridge.rtc.openssl_dtls import OpensslDtls
+from mxrtc_bridge.rtc.peer import DataPeerConnection, MakeDtls
 from mxrtc_bridge.rtc.udp import UdpTransport
-from tests.rtc.peers import LOOPBACK, Pair, answer_of, make_peer, offer_of
+from tests.rtc.peers import Pair, answer_of, join, make_peer, offer_of
+from tests.rtc.stock import MixedPair, stock_on_loopback
+from tests.waiting import until
+
+__all__ = ["stock_on_loopback"]
+
+EDGES: list[MakeDtls] = [AiortcDtls, OpensslDtls]
+each_edge = pytest.mark.parametrize("edge", EDGES, ids=["aiortc", "openssl"])
 
 
 def record(size: int) -> bytes:
@@ -79,13 +96,16 @@ class Losses:
         monkeypatch.setattr(UdpTransport, "send_run", lossy)
 
 
+@each_edge
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-async def test_lost_flight_is_repeated_without_openssl(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+async def test_lost_flight_is_repeated_without_openssl(
+    monkeypatch: pytest.MonkeyPatch, place: int, edge: MakeDtls
+) -> None:
     """Its timer of a second, which doubles, is not waited for; nobody waits for an answer to the last flight."""
     usual = SSL.Connection.DTLSv1_get_timeout
     monkeypatch.setattr(SSL.Connection, "DTLSv1_get_timeout", lambda ssl: None if usual(ssl) is None else 3600.0)
     losses = Losses(monkeypatch, {place}, range(20, 23))
-    async with Pair():
+    async with Pair(make_peer(dtls=edge), make_peer(dtls=edge)):
         assert set(losses.lost) <= set(losses.carried), "as it was: OpenSSL gives its records new numbers"
 
 
@@ -100,31 +120,254 @@ async def test_lost_check_is_repeated_without_the_timer_of_stun(
         assert len(losses.lost) == len(places)
 
 
+@pytest.mark.parametrize("setup", [Setup.ACTPASS, Setup.ACTIVE])
+@pytest.mark.parametrize("callee", EDGES, ids=["aiortc answers", "openssl answers"])
+@pytest.mark.parametrize("caller", EDGES, ids=["aiortc offers", "openssl offers"])
+async def test_all_edges_shake_hands_with_each_other_in_both_roles(
+    caller: MakeDtls, callee: MakeDtls, setup: Setup
+) -> None:
+    pair = Pair(make_peer(dtls=caller), make_peer(dtls=callee))
+    offer = offer_of(await pair.caller.peer.create_offer())
+    answer = answer_of(await pair.callee.peer.create_answer(replace(offer, setup=setup)))
+    assert answer.setup is (Setup.ACTIVE if setup is Setup.ACTPASS else Setup.PASSIVE)
+    pair.caller.peer.apply_answer(answer)
+    try:
+        await asyncio.gather(pair.caller.peer.connect(), pair.callee.peer.connect())
+        ours, theirs = await pair.open()
+        ours.channel.send(b"x" * 50_000)
+        theirs.channel.send(b"y" * 50_000)
+        await theirs.until(lambda end: end.received_bytes == 50_000)
+        await ours.until(lambda end: end.received_bytes == 50_000)
+    finally:
+        await pair.close()
+
+
+@each_edge
+@pytest.mark.parametrize("stock_calls", [False, True])
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_an_edge_shakes_hands_with_stock_aiortc_which_wants_profiles_of_media(
+    edge: MakeDtls, stock_calls: bool
+) -> None:
+    async with MixedPair(stock_calls=stock_calls, dtls=edge) as pair:
+        if stock_calls:
+            offered = await pair.ours.offered_channel()
+            pair.stock.channels[0].send("hello")
+            assert await offered.until_count(2) == ["opened", "hello"]
+        else:
+            channel = pair.ours.peer.open_channel("ours", "")
+            channel.send("hello")
+            await pair.stock.until(lambda stock: stock.messages == ["hello"])
+
+
+async def described(caller: DataPeerConnection, callee: DataPeerConnection) -> tuple[Fingerprint, ...]:
+    """Let both describe themselves, and return what the answer says of the callee, which the caller has not got yet."""
+    answer = answer_of(await callee.create_answer(offer_of(await caller.create_offer())))
+    caller.apply_answer(replace(answer, fingerprints=()))
+    await asyncio.gather(caller._connect_ice(), callee._connect_ice())
+    return answer.fingerprints
+
+
+def other_digit(value: str) -> str:
+    return ("1" if value[0] == "0" else "0") + value[1:]
+
+
+WRONG = {
+    "another": lambda right: (Fingerprint("sha-256", other_digit(right[0].value)),),
+    "right and wrong": lambda right: (*right, Fingerprint("sha-256", other_digit(right[0].value))),
+    "of an algorithm that nobody knows": lambda right: (Fingerprint("md5", right[0].value),),
+    "too short": lambda right: (Fingerprint("sha-256", right[0].value[:-3]),),
+}
+
+
+@each_edge
+@pytest.mark.parametrize("server", [False, True])
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_certificate_that_the_description_does_not_name_is_refused(
+    edge: MakeDtls, wrong: str, server: bool
+) -> None:
+    caller, callee = make_peer(dtls=edge), make_peer()
+    try:
+        right = await described(caller, callee)
+        theirs = asyncio.create_task(
+            callee._dtls.handshake(server=not server, fingerprints=caller_fingerprints(caller), timeout_s=5)
+        )
+        with pytest.raises(TransportError, match="is not the one its description names") as caught:
+            await caller._dtls.handshake(server=server, fingerprints=WRONG[wrong](right), timeout_s=5)
+        assert caught.value.code == "dtls_failed"
+        with pytest.raises(ConnectionError):
+            caller._dtls.send_packets([b"never"])
+        await theirs
+    finally:
+        await asyncio.gather(caller.close(), callee.close())
+
+
+def caller_fingerprints(peer: DataPeerConnection) -> tuple[Fingerprint, ...]:
+    return (local_fingerprint(peer._certificate),)
+
+
+@each_edge
+async def test_several_right_fingerprints_are_taken(edge: MakeDtls) -> None:
+    caller, callee = make_peer(dtls=edge), make_peer()
+    try:
+        (right,) = await described(caller, callee)
+        der = callee._certificate.certificate.public_bytes(Encoding.DER)
+        all_of_them = (
+            right,
+            Fingerprint("sha-384", fingerprint_of(der, "sha-384").lower()),
+            Fingerprint("sha-512", fingerprint_of(der, "sha-512")),
+            Fingerprint("md2", "00"),
+        )
+        await asyncio.gather(
+            caller._dtls.handshake(server=True, fingerprints=all_of_them, timeout_s=5),
+            callee._dtls.handshake(server=False, fingerprints=caller_fingerprints(caller), timeout_s=5),
+        )
+    finally:
+        await asyncio.gather(caller.close(), callee.close())
+
+
+@each_edge
+@pytest.mark.parametrize("server", [False, True])
+async def test_a_silent_side_is_waited_for_as_long_as_was_said(edge: MakeDtls, server: bool) -> None:
+    caller, callee = make_peer(dtls=edge), make_peer()
+    try:
+        right = await described(caller, callee)
+        began = time.monotonic()
+        with pytest.raises(TransportError, match=r"the DTLS handshake did not end within 0\.2 s"):
+            await caller._dtls.handshake(server=server, fingerprints=right, timeout_s=0.2)
+        assert time.monotonic() - began >= 0.2
+    finally:
+        await asyncio.gather(caller.close(), callee.close())
+
+
+@each_edge
+async def test_a_goodbye_ends_the_other_side_at_once_and_once(edge: MakeDtls) -> None:
+    async with Pair(make_peer(), make_peer(dtls=edge)) as pair:
+        await pair.caller.peer._dtls.stop()
+        assert await pair.callee.until_lost(5) == DTLS_CLOSED
+        with pytest.raises(ConnectionError):
+            pair.callee.peer._dtls.send_packets([b"late"])
+        with pytest.raises(ConnectionError):
+            pair.callee.peer._dtls.send_probe(b"late")
+        await pair.callee.peer.close()
+        assert pair.callee.lost == [DTLS_CLOSED]
+
+
+@each_edge
+async def test_a_stop_says_goodbye_and_tells_its_own_side_once(edge: MakeDtls) -> None:
+    ends: list[str] = []
+    caller, callee = make_peer(dtls=edge), make_peer()
+    caller._dtls._ended = lambda: ends.append("ended")
+    await join(caller, callee)
+    await caller._dtls.stop()
+    await caller._dtls.stop()
+    assert ends == ["ended"]
+    await until(lambda: callee._dtls.end_reason == DTLS_CLOSED)
+    await asyncio.gather(caller.close(), callee.close())
+
+
+@each_edge
+async def test_the_end_of_the_path_is_the_end(edge: MakeDtls) -> None:
+    async with Pair(make_peer(dtls=edge), make_peer()) as pair:
+        dtls = pair.caller.peer._dtls
+        await pair.caller.peer._ice.close()
+        assert await pair.caller.until_lost(5) == dtls.end_reason != DTLS_CLOSED
+        with pytest.raises(ConnectionError, match="DTLS is not open"):
+            dtls.send_packets([b"late"])
+
+
+@each_edge
+async def test_a_stop_before_and_during_the_handshake_ends_nothing_that_was_open(edge: MakeDtls) -> None:
+    ends: list[str] = []
+    never, caller, callee = make_peer(dtls=edge), make_peer(dtls=edge), make_peer()
+    caller._dtls._ended = never._dtls._ended = lambda: ends.append("ended")
+    await never._dtls.stop()
+    right = await described(caller, callee)
+    handshake = asyncio.create_task(caller._dtls.handshake(server=True, fingerprints=right, timeout_s=5))
+    await asyncio.sleep(0)
+    await caller.close()
+    with pytest.raises(TransportError, match="the DTLS handshake failed"):
+        await handshake
+    assert ends == []
+    await asyncio.gather(never.close(), callee.close())
+
+
+def hostile_records() -> list[bytes]:
+    chance = random.Random(3)
+    head = bytes([254, 253])
+    return [
+        *[bytes([kind]) + chance.randbytes(chance.randrange(1400)) for kind in range(20, 64) for _ in range(3)],
+        *[bytes([kind]) + head + bytes(8) + b"\xff\xff" + chance.randbytes(50) for kind in range(20, 25)],
+        *[bytes([kind]) + head + bytes(8) + b"\0\0" for kind in range(20, 25)],
+        *[bytes([23]) + head + chance.randbytes(8) + (40).to_bytes(2) + chance.randbytes(40) for _ in range(20)],
+        bytes([21]) + head + bytes([0, 1]) + bytes(6) + b"\0\x02\x02\x28",  # an alert in the clear
+        (bytes([23]) + head + bytes(8) + b"\0\0") * 90,
+        b"\x16",
+        b"\x80" + bytes(40),
+        bytes(40),
+    ]
+
+
+@each_edge
+async def test_hostile_records_hurt_no_open_connection(edge: MakeDtls) -> None:
+    async with Pair(make_peer(), make_peer(dtls=edge)) as pair:
+        ours, theirs = await pair.open()
+        dtls = pair.callee.peer._dtls
+        for datagram in hostile_records():
+            dtls.run_received(datagram, len(datagram))
+            dtls.run_received(datagram * 3, len(datagram))
+            dtls.runs_ended()
+        ours.channel.send("still here")
+        theirs.channel.send("here as well")
+        assert await theirs.until_count(2) == ["opened", "still here"]
+        assert await ours.until_count(2) == ["opened", "here as well"]
+
+
+@each_edge
+@pytest.mark.parametrize("server", [False, True])
+async def test_hostile_records_hurt_no_handshake(edge: MakeDtls, server: bool) -> None:
+    """Garbage is no message of a handshake; an alert in the clear is one (RFC 6347 section 4.1.2.7), and left out."""
+    caller, callee = make_peer(dtls=edge), make_peer()
+    try:
+        right = await described(caller, callee)
+        for datagram in hostile_records():
+            if datagram[0] not in (21, 22):
+                callee._ice.send_now(datagram)
+        await asyncio.gather(
+            caller._dtls.handshake(server=server, fingerprints=right, timeout_s=5),
+            callee._dtls.handshake(server=not server, fingerprints=caller_fingerprints(caller), timeout_s=5),
+        )
+    finally:
+        await asyncio.gather(caller.close(), callee.close())
+
+
 class OneSuite(DtlsCertificate):
     """A side that speaks a single cipher suite."""
 
     suite = b""
 
-    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
-        context = super()._create_ssl_context(srtp_profiles)
+    def context(self) -> SSL.Context:
+        context = super().context()
         context.set_cipher_list(self.suite)
         return context
 
 
-def certificate(suite: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> OneSuite:
+@cache
+def key_of(kind: str) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+
+
+def certificate(suite: str, kind: str) -> DtlsCertificate:
+    key = key_of(kind)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])
     now = dt.datetime.now(dt.UTC)
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
     made = made.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
-    odd = OneSuite(key=key, cert=made.sign(key, hashes.SHA256()))  # type: ignore[arg-type] - aiortc names one kind only
-    odd.suite = suite.encode()
+    kind_of = type("Odd", (OneSuite,), {"suite": suite.encode()})
+    odd: DtlsCertificate = kind_of(made.sign(key, hashes.SHA256()), key)
     return odd
 
 
-def peer_with(odd: OneSuite) -> DataPeerConnection:
-    return DataPeerConnection(LOOPBACK, odd, ServerPlan())
-
-
+@each_edge
 @pytest.mark.parametrize("odd_offers", [False, True])
 @pytest.mark.parametrize(
     ("suite", "kind"),
@@ -135,20 +378,26 @@ def peer_with(odd: OneSuite) -> DataPeerConnection:
         ("ECDHE-RSA-CHACHA20-POLY1305:ECDHE-ECDSA-CHACHA20-POLY1305", "rsa"),
     ],
 )
-async def test_certificates_and_suites_of_others_connect_in_both_roles(suite: str, kind: str, odd_offers: bool) -> None:
-    key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
-    odd = peer_with(certificate(suite, key))
-    caller, callee = (odd, make_peer()) if odd_offers else (make_peer(), odd)
+async def test_certificates_and_suites_of_others_connect_in_both_roles(
+    suite: str, kind: str, odd_offers: bool, edge: MakeDtls
+) -> None:
+    odd = make_peer(certificate=certificate(suite, kind))
+    even = make_peer(dtls=edge)
+    caller, callee = (odd, even) if odd_offers else (even, odd)
     async with Pair(caller, callee) as pair:
         ours, theirs = await pair.open()
         ours.channel.send(b"x" * 5000)
         await theirs.until(lambda end: end.received_bytes == 5000)
 
 
+@each_edge
 @pytest.mark.parametrize("odd_offers", [False, True])
-async def test_a_handshake_without_a_common_suite_says_so_on_both_sides_at_once(odd_offers: bool) -> None:
-    odd = peer_with(certificate("ECDHE-ECDSA-AES128-CCM", ec.generate_private_key(ec.SECP256R1())))
-    caller, callee = (odd, make_peer()) if odd_offers else (make_peer(), odd)
+async def test_a_handshake_without_a_common_suite_says_so_on_both_sides_at_once(
+    odd_offers: bool, edge: MakeDtls
+) -> None:
+    odd = make_peer(dtls=edge, certificate=certificate("ECDHE-ECDSA-AES128-CCM", "ecdsa"))
+    even = make_peer(dtls=edge)
+    caller, callee = (odd, even) if odd_offers else (even, odd)
     try:
         callee_answer = await callee.create_answer(offer_of(await caller.create_offer()))
         caller.apply_answer(answer_of(callee_answer))

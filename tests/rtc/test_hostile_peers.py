@@ -10,7 +10,6 @@ import struct
 from dataclasses import replace
 
 import pytest
-from aiortc import RTCCertificate
 from aiortc.rtcsctptransport import (
     Chunk,
     DataChunk,
@@ -21,7 +20,7 @@ from aiortc.rtcsctptransport import (
 )
 from OpenSSL import SSL
 
-from mxrtc_bridge.rtc.certificates import make_certificate
+from mxrtc_bridge.rtc.certificates import DtlsCertificate, make_certificate
 from mxrtc_bridge.rtc.ice import EARLY_QUEUE
 from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.sctp import dcep
@@ -43,10 +42,10 @@ def client_hello() -> bytes:
     return ssl.bio_read(1500)
 
 
-def _context(certificate: RTCCertificate) -> SSL.Context:
+def _context(certificate: DtlsCertificate) -> SSL.Context:
     context = SSL.Context(SSL.DTLS_METHOD)
-    context.use_certificate(certificate._cert)
-    context.use_privatekey(certificate._key)
+    context.use_certificate(certificate.certificate)
+    context.use_privatekey(certificate.key)
     return context
 
 

@@ -320,7 +320,7 @@ class Caller:
     def _begin(self, peer: UserId, route: CallRoute, send: Send, *, device: DeviceIdentity | None = None) -> _Placed:
         call_id = CallId(secrets.token_urlsafe(16))
         from mxrtc_bridge.rtc.certificates import NoCertificates  # noqa: PLC0415
-        from mxrtc_bridge.rtc.factory import AiortcPeerFactory  # noqa: PLC0415
+        from mxrtc_bridge.rtc.factory import PeerFactory  # noqa: PLC0415
 
         lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
         addresses = AddressPolicy(private=True, loopback=lo)
@@ -345,7 +345,7 @@ class Caller:
             number=0,
             device=None,
             signaller=outgoing,
-            peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
+            peers=PeerFactory(settings, NoCertificates(), self._ice_servers),
             links=links,
             addresses=addresses,
             clock=clock,
