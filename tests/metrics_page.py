@@ -46,6 +46,8 @@ _NOTES = """\
 
 ## What to watch
 
+There are [alert rules and a dashboard](../how-to/monitoring.md) for all of this.
+
 - `mxrtc_events_pending` that does not fall: handling is stuck, most likely at the homeserver or the database.
 - `mxrtc_transactions_total{outcome="unauthorized"}` that rises: somebody tries tokens, or the two files disagree about `hs_token`.
 - `mxrtc_calls_total{outcome="failed"}` beside few `remote_hangup`: calls find no path; see [troubleshooting](../how-to/troubleshooting.md).
