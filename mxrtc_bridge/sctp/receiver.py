@@ -32,8 +32,10 @@ _APART_FOR = 1024
 _BATCH = 64
 """The same after a pause: enough for all SACKs that one batch may have."""
 _PAUSE_S = 0.004
-"""A sender that rested for so long since our last SACK may have waited for it. Batches that follow each other faster
-are those of a fast link, and one SACK for each costs both sides less."""
+"""A sender that rested for so long since our last SACK may have waited for it."""
+_FAST = 10_000
+"""Chunks in a second, from pause to pause, about 12 MB/s: nobody waits for more, and one SACK for a batch costs both
+sides less."""
 MAX_REPEATED = 16_384
 """Chunks that may come again beyond those that came once: more than a timeout of the largest flight sends again."""
 _MESSAGE_COST = 64
@@ -79,6 +81,8 @@ class Receiver:
         self._at_once = False
         self.apart_for = 0
         self._acknowledged_at = 0.0
+        self._paused_at = self.cumulative  # the TSN of the last pause of the sender
+        self._paused_since = 0.0
         self._announced = settings.receive_window
         self._accepted = 0  # bytes of payload, ever
         self._edge = settings.receive_window + _CLOSED_BELOW  # of the bytes that were announced, ever
@@ -192,7 +196,9 @@ class Receiver:
         self._fresh = False
         self._packets += 1
         if self._packets == 1 and now - self._acknowledged_at >= _PAUSE_S:
-            self.apart_for = max(self.apart_for, _BATCH)
+            if self.cumulative - self._paused_at < _FAST * (now - self._paused_since):
+                self.apart_for = max(self.apart_for, _BATCH)
+            self._paused_at, self._paused_since = self.cumulative, now
         if self.apart_for:
             self.apart_for -= 1
         if now < self._closed_until:

@@ -14,6 +14,10 @@ LONG_ENOUGH = 1024
 """Packets without a loss, after which one SACK is enough for a batch."""
 PAUSE_S = 0.004
 """Who rests for so long may wait for a SACK."""
+AFTER_PAUSE = 66
+"""Packets after a pause, after which one SACK is enough as well."""
+FAST_S = 0.008
+"""In which so many and some more come from a sender that is fast already."""
 
 
 def sacks(puppet: Puppet) -> list[tuple[int, list[tuple[int, int]]]]:
@@ -40,7 +44,10 @@ def long_without_loss(puppet: Puppet) -> int:
     for tsn in range(0, LONG_ENOUGH, 64):
         batch(puppet, tsn, 64)
         sacks(puppet)
-    return LONG_ENOUGH
+    puppet.wait(1.0)
+    batch(puppet, LONG_ENOUGH, AFTER_PAUSE)
+    sacks(puppet)
+    return LONG_ENOUGH + AFTER_PAUSE
 
 
 def test_each_packet_behind_a_gap_is_reported() -> None:
@@ -81,7 +88,7 @@ def test_one_is_enough_for_a_batch_where_nothing_was_lost_for_long() -> None:
     assert sacks(puppet) == [(first + 63, [])]
 
 
-@pytest.mark.parametrize(("rest_s", "expected"), [(0.9 * PAUSE_S, [3]), (1.1 * PAUSE_S, [1, 3]), (1.0, [1, 3])])
+@pytest.mark.parametrize(("rest_s", "expected"), [(0.9 * PAUSE_S, [3]), (FAST_S, [1, 3]), (1.0, [1, 3])])
 def test_every_second_packet_of_a_batch_is_acknowledged_after_a_pause(rest_s: float, expected: list[int]) -> None:
     """The window of a sender that begins grows by one packet for each SACK, and it waits for them on a long way."""
     puppet = Puppet()
@@ -89,6 +96,19 @@ def test_every_second_packet_of_a_batch_is_acknowledged_after_a_pause(rest_s: fl
     puppet.wait(rest_s)
     batch(puppet, first, 4)
     assert [cumulative - first for cumulative, _ in sacks(puppet)] == expected
+
+
+def test_one_is_enough_for_a_batch_of_a_sender_that_is_fast_in_spite_of_its_pauses() -> None:
+    """A busy machine reads late, and what has come meanwhile is a large batch after a pause."""
+    puppet = Puppet()
+    first = long_without_loss(puppet)
+    found = []
+    for count in (100, 40, 40):
+        puppet.wait(FAST_S)
+        batch(puppet, first, count)
+        found.append(len(sacks(puppet)))
+        first += count
+    assert found == [MOST, 1, MOST], "each depends on how much came from one pause to the next before it"
 
 
 @pytest.mark.parametrize("lost", [0, 1])
