@@ -77,7 +77,6 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "core/bot/test_parser.py": (
         "commands are parsed with their arguments", ["core/bot/arguments.py", "core/bot/commands.py"],
     ),
-    "bridge/bot/test_commands_page.py": ("the words of help are those of the page", ["core/bot/recipes.py"]),
     "core/call/test_codec.py": (VALUES, ["core/call/events.py"]),
     "core/call/test_machine.py": (
         "it is a part of the machine", ["core/call/values.py"],

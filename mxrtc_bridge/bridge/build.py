@@ -33,6 +33,7 @@ from mxrtc_bridge.bridge.devices.room_messages import RoomMessages
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.bridge.devices.verification_intake import VerificationIntake
 from mxrtc_bridge.bridge.file_services import FileServices
+from mxrtc_bridge.bridge.target_health import TargetStates
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.bounds.backoff import Backoff
@@ -142,7 +143,7 @@ class Calls:
     device_policy: DevicePolicy
     peers: Peers
     files: FileServices
-    connector: TargetConnector
+    states: TargetStates
 
 
 def build_basis(config: Config, stores: Stores, clock: Clock, pace: Pace) -> Basis:
@@ -265,6 +266,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         monotonic=clock.monotonic,
     )
     files, connector, seldom = FileServices(), TargetConnector(), log_of_callers()
+    states = TargetStates(connector, clock.monotonic)
 
     def make_channels(local: UserId, remote: UserId) -> BridgeChannels:
         gate = rights.gate(local, remote, access.audited.services(remote, local))
@@ -278,6 +280,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
             over=lambda: gate.over(access.given.session_ended),
             delivered=lambda service, tally: access.announcements.delivered(tally.delivery(remote, local, service)),
             caller=remote,
+            look=lambda listing: states.of_services(listing, config.in_force.target),
             seldom=seldom,
         )
 
@@ -311,7 +314,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         own_server=config.in_force.homeserver.domain,
         was_read=access.notices.room_was_read,
     )
-    return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, connector)
+    return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, states)
 
 
 def peer_connections(basis: Basis, config: Config) -> PeerFactory:

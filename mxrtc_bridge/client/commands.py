@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import Use, check_finished, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import NO_SERVICE, ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
-from mxrtc_bridge.client.options import Context, Forward, peer_name
+from mxrtc_bridge.client.options import DEFAULT_BIND, Context, Forward, peer_name
+from mxrtc_bridge.client.service_table import service_lines
+from mxrtc_bridge.core.bot.recipes import first_line, lines_for_kind
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.stream.messages import ServiceState
 from mxrtc_bridge.sinks.stdio import StdioSink
 
 PING_TIMEOUT_S = 5.0
@@ -23,25 +27,53 @@ async def list_services(context: Context, peer: str | None) -> None:
     login, report = context.state.load_login(), context.report
     asked = UserId(f"@{login.bot}:{login.server}") if peer is None else peer_name(login, peer).peer
     async with Caller(context, login) as caller, caller.call(asked) as connection:
-        found = await list_services_of(connection)
+        found = await list_services_of(connection, states=True)
         wanted = found if peer is None else {asked: found.get(asked, ())}
+        rows, objects = [], []
         for each, services in sorted(wanted.items()):
             for service in services:
-                name = f"{caller.name_of(each)}/{service}"
+                peers_name = caller.name_of(each)
+                name = f"{peers_name}/{service}"
                 until = _time(connection.links.expiries.get((each, service)))
                 kind = connection.links.kinds.get((each, service))
-                line = name if kind is None else f"{name}\t{kind.value}"
-                line += "" if until is None else f"\tuntil {until}"
-                of_kind = None if kind is None else kind.value
-                report.data("service", line, name=name, peer=each, service=service, type=of_kind, until=until)
+                state = connection.links.states.get((each, service), ServiceState.UNKNOWN)
+                fields = {"name": name, "peer": each, "service": service, "type": None, "until": until, "command": None}
+                if kind is not None:
+                    fields |= {"type": kind.value, "command": first_line(peers_name, service, kind)}
+                fields["state"] = None if state is ServiceState.UNKNOWN else state.value
+                objects.append(fields)
+                rows.append((name, fields["type"], fields["state"], until and f"until {until}", fields["command"]))
+        for line, fields in zip(service_lines(rows, aligned=sys.stdout.isatty()), objects, strict=True):
+            report.data("service", line, **fields)
         if not any(wanted.values()):
             report.say("nothing", "there is nothing that you may use")
+
+
+async def how(context: Context, peer: str) -> None:
+    """Say what to type for one service, or for each that this user may use at a peer."""
+    login, report = context.state.load_login(), context.report
+    name = peer_name(login, peer)
+    async with Caller(context, login) as caller, caller.call(name.peer) as connection:
+        short = caller.name_of(name.peer)
+        usable = (await list_services_of(connection)).get(name.peer, ())
+        wanted = [each for each in usable if name.service in (None, each)]
+        if not wanted:
+            raise ClientError(Exit.DENIED, f"{peer}: {NO_SERVICE}; mxrtc ls lists what there is for you")
+        for service in wanted:
+            full_name, kind = f"{short}/{service}", connection.links.kinds.get((name.peer, service))
+            if kind is None:
+                raise ClientError(
+                    Exit.RETRY, f"the bridge does not say what {full_name} is for; its admin can update it"
+                )
+            lines = lines_for_kind(short, service, kind)
+            report.data("how", "\n".join(lines), name=full_name, type=kind.value, lines=lines)
 
 
 async def connect(context: Context, peer: str, forwards: list[Forward], *, reconnect: bool) -> None:
     """Listen and forward until Ctrl-C, or until the right has ended."""
     login = context.state.load_login()
     name = peer_name(login, peer)
+    forwards = forwards or [Forward(DEFAULT_BIND, None, None)]
     for forward in forwards:
         if forward.service is not None and name.service not in (None, forward.service):
             raise ClientError(

@@ -28,6 +28,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.access.peer_names import PeerName
+from mxrtc_bridge.core.bot.recipes import usual_port
 from mxrtc_bridge.core.bounds.backoff import LONGEST_ASKED_S, Backoff
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
@@ -91,6 +92,7 @@ class Forwarding:
         max_waiting: see :data:`MAX_WAITING`.
         wait_for_peer_s: see :data:`WAIT_FOR_PEER_S`.
         pause: seconds before another call, after so many failures in a row.
+        port_for: the port for a service where none is given.
     """
 
     def __init__(
@@ -104,7 +106,9 @@ class Forwarding:
         max_waiting: int = MAX_WAITING,
         wait_for_peer_s: float = WAIT_FOR_PEER_S,
         pause: Callable[[int], float] = pause_s,
+        port_for: Callable[[ServiceName], int] = usual_port,
     ) -> None:
+        self._port_for = port_for
         self._wait_for_peer_s = wait_for_peer_s
         self._pause = pause
         self._max_waiting = max_waiting
@@ -129,7 +133,8 @@ class Forwarding:
     async def run(self, *, reconnect: bool) -> None:
         """Connect, listen, forward.
 
-        The ports are taken first, as that costs nobody anything; who connects to them meanwhile waits for the peer.
+        The ports are taken first, as that costs nobody anything; who connects to them meanwhile waits for the peer. One
+        that is usual for a service is known only with the service.
 
         Raises:
             ClientError: the first connection failed, a port cannot be used, the right has ended, or the connection
@@ -139,7 +144,8 @@ class Forwarding:
             listeners: dict[Listener, Forward] = {}
             failures, defects, began = 0, 0, False
             try:
-                await self._listen(listeners, tasks)
+                if all(forward.port is not None or self._named(forward) for forward in self._forwards):
+                    await self._listen(listeners, tasks)
                 while True:
                     asked_s = 0.0
                     try:
@@ -147,8 +153,7 @@ class Forwarding:
                             failures = 0
                             report_connected(self._report, self._short, connection)
                             if not began:
-                                await self._check_services(connection)
-                                self._tell_listening(listeners)
+                                await self._begin(connection, listeners, tasks)
                                 began = True
                             self._use(connection)
                             await connection.links.lost.wait()
@@ -172,6 +177,14 @@ class Forwarding:
                 self._use(None)
                 for listener in listeners:
                     listener.close()
+
+    async def _begin(
+        self, connection: Connection, listeners: dict[Listener, Forward], tasks: asyncio.TaskGroup
+    ) -> None:
+        await self._check_services(connection)
+        if not listeners:
+            await self._listen(listeners, tasks)
+        self._tell_listening(listeners)
 
     async def _check_services(self, connection: Connection) -> None:
         """Find the service of those forwards that name none, and refuse those of another kind before anybody uses them.
@@ -203,10 +216,12 @@ class Forwarding:
             def accepted(sink: SocketSink, forward: Forward = forward) -> None:
                 tasks.create_task(self._forward(sink, forward, listeners), name="forward")
 
+            port = self._port_for(self._service_of(forward)) if forward.port is None else forward.port
             try:
-                listener = await Listener.open_tcp(forward.host, forward.port, accepted)
+                listener = await Listener.open_tcp(forward.host, port, accepted)
             except LocalError as error:
-                raise ClientError(Exit.LOCAL, str(error)) from error
+                remedy = " port with -L PORT" if forward.port is None else ""
+                raise ClientError(Exit.LOCAL, f"{error}{remedy}") from error
             listeners[listener] = forward
 
     def _tell_listening(self, listeners: dict[Listener, Forward]) -> None:
@@ -219,8 +234,11 @@ class Forwarding:
                 "listening", f"listening on {where} for {full_name}", address=where, port=listener.port, name=full_name
             )
 
+    def _named(self, forward: Forward) -> ServiceName | None:
+        return forward.service or self._default
+
     def _service_of(self, forward: Forward) -> ServiceName:
-        service = forward.service or self._default
+        service = self._named(forward)
         assert service is not None
         return service
 

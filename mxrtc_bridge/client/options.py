@@ -56,7 +56,8 @@ class Forward:
     """One ``-L``: where to listen, and for which service (None: the one named with the peer)."""
 
     host: str
-    port: int
+    port: int | None
+    """None for the one that is usual for a service of that name."""
     service: ServiceName | None
 
 

@@ -25,7 +25,7 @@ from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.engine.call_ports import ServiceGate, ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
-from mxrtc_bridge.engine.control_channel import ControlLink
+from mxrtc_bridge.engine.control_channel import ControlLink, Look
 from mxrtc_bridge.engine.file_operations import ReceiverExecutor, SourceExecutor, Spawn
 from mxrtc_bridge.engine.file_ports import UserFileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
@@ -61,6 +61,7 @@ class BridgeChannels(SessionChannels):
         delivered: told what a transfer has brought, once it has ended; must not block and not raise.
         over: told that the session has ended, after all its streams; must not block and not raise.
         caller: who has called.
+        look: finds out which services answer, for a caller who asks; None where nobody looks.
         seldom: writes what callers can repeat; shared by the sessions of a bridge, :func:`log_of_callers`.
     """
 
@@ -76,6 +77,7 @@ class BridgeChannels(SessionChannels):
         delivered: Callable[[ServiceName, DeliveryTally], None] = lambda _service, _tally: None,
         over: Callable[[], None] = lambda: None,
         caller: UserId | None = None,
+        look: Look | None = None,
         seldom: RateLimitedLog | None = None,
     ) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
@@ -88,6 +90,7 @@ class BridgeChannels(SessionChannels):
         self._delivered = delivered
         self._tell_over = over
         self._caller = caller
+        self._look = look
         self._seldom = (seldom or log_of_callers()).of(log)
 
     def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
@@ -128,6 +131,8 @@ class BridgeChannels(SessionChannels):
             over=self._over,
             expiries=self._gate.expiries,
             kind=self._gate.kind,
+            look=self._look,
+            spawn=self._spawn,
         )
 
     def _accept_stream(self, channel: Channel, service: ServiceName) -> None:

@@ -17,7 +17,7 @@ from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.control_channel import Kinds
+from mxrtc_bridge.core.stream.control_channel import Kinds, States
 from mxrtc_bridge.core.stream.machine import StreamMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
@@ -156,14 +156,17 @@ class ClientChannels(SessionChannels):
         self._line_up(_TransferInLine(service, job, executor_for(job, files), record, opened))
         return opened
 
-    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+    async def list_services(self, *, states: bool = False) -> dict[UserId, tuple[ServiceName, ...]]:
         """Ask which services we may use.
+
+        Args:
+            states: ask too which of them are up, which may take some seconds.
 
         Raises:
             TransportError: the session ended before the answer.
         """
         assert self._control is not None
-        return await self._control.list_services()
+        return await self._control.list_services(states=states)
 
     @property
     def expiries(self) -> Expiries:
@@ -174,6 +177,11 @@ class ClientChannels(SessionChannels):
     def kinds(self) -> Kinds:
         """What those services that were listed last are for, as far as the other side has said it."""
         return {} if self._control is None else self._control.kinds
+
+    @property
+    def states(self) -> States:
+        """Whether those services that were listed last answer, as far as the other side has said it."""
+        return {} if self._control is None else self._control.states
 
     async def ping(self) -> float:
         """Measure one round trip, in seconds.

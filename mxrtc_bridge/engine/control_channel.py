@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from mxrtc_bridge.core.errors import TransportError
@@ -14,6 +14,7 @@ from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import ChannelDriver
+from mxrtc_bridge.engine.file_operations import Spawn
 from mxrtc_bridge.engine.ports import Channel
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ ResultT = TypeVar("ResultT")
 Listing = Sequence[tuple[UserId, tuple[ServiceName, ...]]]
 Expiries = Mapping[tuple[UserId, ServiceName], int]
 """Wall-clock milliseconds at which the right to a service ends by itself; one without is not in it."""
+
+Look = Callable[[Listing], Awaitable[control_channel.States]]
+"""Finds out which services answer; must take less than the other side waits for a list."""
 
 TRAFFIC_EVERY_S = 1.0
 """Signs of life from other channels are passed on at most so often: they come with every packet."""
@@ -49,6 +53,8 @@ class ControlLink(ChannelDriver[control_channel.ControlEvent, control_channel.Ot
         over: called once when the session is of no use any more, with a short word for the log.
         expiries: when what ``listing`` gives ends by itself.
         kind: what a service that ``listing`` gives is for.
+        look: which of them answer; None where nobody looks.
+        spawn: runs that.
     """
 
     def __init__(
@@ -61,13 +67,19 @@ class ControlLink(ChannelDriver[control_channel.ControlEvent, control_channel.Ot
         over: Callable[[str], None],
         expiries: Callable[[], Expiries] = dict,
         kind: Callable[[UserId, ServiceName], ServiceKind | None] = lambda _peer, _service: None,
+        look: Look | None = None,
+        spawn: Spawn | None = None,
     ) -> None:
         super().__init__(control_channel.ControlMachine(role), channel, clock=clock, heard=lambda: None)
         self.expiries: dict[tuple[UserId, ServiceName], int] = {}
         """When what was listed last ends by itself, in wall-clock milliseconds; what is missing has no end."""
         self.kinds: control_channel.Kinds = {}
         """What those that were listed last are for; what is missing was not said, or is not known to us."""
+        self.states: control_channel.States = {}
+        """Whether those that were listed last answer, as far as that was said."""
         self._tell_expiries = expiries
+        self._look = look
+        self._spawn = spawn
         self._kind = kind
         self.bye: tuple[str, str] | None = None
         self._listing = listing
@@ -79,11 +91,15 @@ class ControlLink(ChannelDriver[control_channel.ControlEvent, control_channel.Ot
         if role is stream.StreamRole.ACCEPTOR:
             self._driver.feed(stream.DataChannelOpened())
 
-    def list_services(self) -> asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]:
-        """Ask the other side what we may use; fails with TransportError when the session ends first."""
+    def list_services(self, *, states: bool = False) -> asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]:
+        """Ask the other side what we may use; fails with TransportError when the session ends first.
+
+        Args:
+            states: ask too what of it is up, which may take some seconds.
+        """
         answer: asyncio.Future[dict[UserId, tuple[ServiceName, ...]]] = asyncio.get_running_loop().create_future()
         self._lists.append(answer)
-        self._driver.feed(control_channel.AskList())
+        self._driver.feed(control_channel.AskList(states))
         return answer
 
     def ping(self) -> asyncio.Future[float]:
@@ -118,13 +134,10 @@ class ControlLink(ChannelDriver[control_channel.ControlEvent, control_channel.Ot
             case control_channel.PingAnswered(seconds=seconds):
                 for ping in _taken(self._pings):
                     ping.set_result(seconds)
-            case control_channel.ListRequested(number=number):
-                entries = tuple(self._listing()) if self._listing is not None else ()
-                self._driver.feed(
-                    control_channel.ListAnswer(number, entries, self._tell_expiries(), self._kinds_of(entries))
-                )
-            case control_channel.ListReceived(entries=entries, until=until, kinds=kinds):
-                self.kinds = kinds
+            case control_channel.ListRequested(number=number, states=states):
+                self._find_answer(number, states=states)
+            case control_channel.ListReceived(entries=entries, until=until, kinds=kinds, states=states):
+                self.kinds, self.states = kinds, states
                 self.expiries = {(peer, name): until_ms for peer, name, until_ms in until}
                 for answer in _taken(self._lists):
                     answer.set_result(dict(entries))
@@ -135,6 +148,21 @@ class ControlLink(ChannelDriver[control_channel.ControlEvent, control_channel.Ot
                 self._end(_BYE + code)
             case control_channel.Violated(code=code) | control_channel.Dead(code=code):
                 self._end(f"control_{code}")
+
+    def _find_answer(self, number: int, *, states: bool) -> None:
+        if states and self._look is not None and self._spawn is not None and self._listing is not None:
+            self._spawn(self._answer_with_states(number, self._look, self._listing()))
+        else:
+            self._answer(number, {})
+
+    async def _answer_with_states(self, number: int, look: Look, listing: Listing) -> None:
+        self._answer(number, await look(listing))
+
+    def _answer(self, number: int, states: control_channel.States) -> None:
+        # Asked anew, as a right may have ended in the meantime.
+        entries = tuple(self._listing()) if self._listing is not None else ()
+        kinds = self._kinds_of(entries)
+        self._driver.feed(control_channel.ListAnswer(number, entries, self._tell_expiries(), kinds, states))
 
     def _kinds_of(self, entries: Listing) -> control_channel.Kinds:
         kinds = {(peer, name): self._kind(peer, name) for peer, services in entries for name in services}

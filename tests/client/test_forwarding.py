@@ -44,7 +44,7 @@ class Links:
         self.kinds: dict[tuple[UserId, ServiceName], ServiceKind] = {}
         self.bye: tuple[str, str] | None = None
 
-    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+    async def list_services(self, *, states: bool = False) -> dict[UserId, tuple[ServiceName, ...]]:
         return {PEER: (ECHO,)}
 
     def open_stream(self, service: ServiceName, sink: Any) -> OpenedStream:
@@ -117,6 +117,8 @@ class Bench:
         ports: tuple[int, ...] = (0,),
         hosts: tuple[str, ...] = ("127.0.0.1",),
         caller: Caller | None = None,
+        forwards: list[Forward] | None = None,
+        service: ServiceName | None = ECHO,
         **limits: Any,
     ) -> None:
         self.caller = caller or Caller(*answers)
@@ -125,8 +127,8 @@ class Bench:
         self.forwarding = Forwarding(
             self.caller,  # type: ignore[arg-type]
             report,
-            PeerName(PEER, ECHO),
-            [Forward(host, port, None) for host in hosts for port in ports],
+            PeerName(PEER, service),
+            forwards or [Forward(host, port, None) for host in hosts for port in ports],
             StateFolder(folder),
             pause=lambda _failures: 0.01,
             **limits,
@@ -158,6 +160,29 @@ async def test_service_of_files_is_refused_before_anybody_connects(tmp_path: Pat
     assert (error.code, str(error)) == (Exit.DENIED, f"build/echo: {ONLY_FILES}")
     assert bench.forwarding.listening == []
     assert "listening" not in bench.said.getvalue()
+
+
+@pytest.mark.parametrize("named", [ECHO, None])
+async def test_port_is_the_usual_one_of_the_service_where_none_is_given(
+    tmp_path: Path, named: ServiceName | None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as let_go:
+        usual = let_go.getsockname()[1]
+    ports = {ECHO: usual}
+    any_port = [Forward("127.0.0.1", None, None)]
+    bench = Bench(tmp_path, Connection(), forwards=any_port, service=named, port_for=ports.__getitem__)
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        assert bench.forwarding.listening == [f"127.0.0.1:{usual}"]
+        (await bench.local())[1].close()
+        second = Bench(tmp_path, Connection(), forwards=any_port, service=named, port_for=ports.__getitem__)
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await second.forwarding.run(reconnect=True)
+    (error,) = raised.value.exceptions
+    assert isinstance(error, ClientError)
+    assert error.code is Exit.LOCAL
+    assert str(error).endswith("another program listens there; stop it or choose another port with -L PORT")
+    assert second.caller.calls == (named is None), "a port of a service that is named is taken before anybody is called"
 
 
 async def test_homeserver_that_asks_for_a_pause_is_not_called_by_before_it_is_over(tmp_path: Path) -> None:

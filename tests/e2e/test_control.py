@@ -120,7 +120,8 @@ async def test_a_request_from_the_terminal_to_its_use(world: World) -> None:
         assert (code, "was allowed by local:" in out) == (0, True), err
         assert await asking.wait(10) == 0, asking.tail()
     code, out_bytes, said = await world.run_mxrtc("alice", "ls")
-    assert re.fullmatch(r"build/echo\tstream\tuntil 20\d\d-\d\d-\d\dT[0-9:]+Z\n", out_bytes.decode()), said
+    line = r"build/echo\tstream\tup\tuntil 20\d\d-\d\d-\d\dT[0-9:]+Z\tmxrtc connect build/echo\n"
+    assert re.fullmatch(line, out_bytes.decode()), said
     stream = await connected(world)
     assert (await admin(world, "revoke", ALICE))[0] == 0
     await stream.cut(5, "your right")

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages, silence
+from mxrtc_bridge.core.stream.control_channel import States
 from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.bridge_channels import LINES_A_MINUTE, BridgeChannels, log_of_callers
 from mxrtc_bridge.engine.call_ports import ServiceGrant
@@ -371,6 +372,30 @@ async def test_list_of_a_bridge_that_tells_no_kinds_has_none(session: Session) -
     await session.settle()
     assert await answer == {PEER: ("few", "idle", "ssh", "web")}
     assert session.opener.kinds == {}
+
+
+async def test_states_are_looked_at_when_asked_for_and_what_ends_meanwhile_is_not_listed() -> None:
+    looked: list[Listing] = []
+
+    async def look(listing: Listing) -> States:
+        looked.append(listing)
+        del session.gate.services["ssh"]
+        return {(peer, name): messages.ServiceState.DOWN for peer, names in listing for name in names}
+
+    session = Session(look=look)
+    await session.settle()
+    plain = asyncio.ensure_future(session.opener.list_services())
+    await asyncio.sleep(0)
+    await session.settle()
+    assert (await plain, looked) == ({PEER: ("few", "idle", "ssh", "web")}, [])
+    assert session.opener.states == {}
+    answer = asyncio.ensure_future(session.opener.list_services(states=True))
+    await asyncio.sleep(0)
+    await session.settle()
+    assert await answer == {PEER: ("few", "idle", "web")}
+    assert looked == [[(PEER, ("few", "idle", "ssh", "web"))]]
+    names = ("few", "idle", "web")
+    assert session.opener.states == {(PEER, name): messages.ServiceState.DOWN for name in names}
 
 
 async def test_list_that_never_comes_fails_when_the_session_ends(session: Session) -> None:

@@ -19,18 +19,12 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, Service, subjects_of
-from mxrtc_bridge.core.access.targets import Direction, FilesTarget
+from mxrtc_bridge.core.bot.recipes import kind_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, folded
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
-
-_KINDS = {
-    Direction.RECEIVE: ServiceKind.INBOX,
-    Direction.SEND: ServiceKind.SHARE,
-    Direction.BOTH: ServiceKind.FILES,
-}
 
 
 class Rights:
@@ -187,13 +181,7 @@ class Rights:
     def kind(self, peer: UserId, service: ServiceName) -> ServiceKind | None:
         """What a service is for, whoever may use it; None if there is none."""
         settings = self._config.in_force.service(peer, service)
-        match None if settings is None else settings.target:
-            case None:
-                return None
-            case FilesTarget(direction=direction):
-                return _KINDS[direction]
-            case _:
-                return ServiceKind.STREAM
+        return None if settings is None else kind_of(settings.target)
 
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
         rooms = self._rooms_of(user)

@@ -11,7 +11,6 @@ from mxrtc_bridge.bridge.admin.explanations import Explanations
 from mxrtc_bridge.bridge.admin.service import AdminService, ReloadOutcome
 from mxrtc_bridge.bridge.admin.socket import AdminSocket
 from mxrtc_bridge.bridge.bot.confirmation import Giving
-from mxrtc_bridge.bridge.bot.target_health import TargetStates
 from mxrtc_bridge.bridge.bot.user_commands import UserCommands
 from mxrtc_bridge.bridge.build import Access, Basis, Calls, Devices
 from mxrtc_bridge.core.ids import UserId
@@ -95,7 +94,7 @@ def build_bot(
         config,
         calls.manager.live,
         DirectChats(basis.homeserver, rooms, calls.peers, reads_encrypted=lambda: devices.encryption.is_on),
-        TargetStates(calls.connector, clock.monotonic),
+        calls.states,
         requests,
         admins,
         giving,

@@ -12,8 +12,8 @@ from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.bot.confirmation import Giving
-from mxrtc_bridge.bridge.bot.target_health import TargetStates
 from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.bridge.target_health import TargetStates
 from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.access.policy import Allow, Service
 from mxrtc_bridge.core.bot.arguments import Names, nothing
@@ -25,6 +25,7 @@ from mxrtc_bridge.core.bot.request_text import RequestAnswer
 from mxrtc_bridge.core.bot.words import PREFIX, unquoted
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream.messages import ServiceState
 from mxrtc_bridge.core.text.durations import say_duration, say_rest
 from mxrtc_bridge.engine.live_sessions import LiveSessions
 from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, mistake_answer
@@ -162,18 +163,12 @@ class UserCommands:
             if not self._rights.is_admin(sender.user):
                 return mistake_answer(Mistake('After peers, "all" is too much.', usage="peers"), direct=sender.direct)
             services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
-        targets = {
-            (peer, name): target
-            for peer, names in services.items()
-            for name in names
-            if (target := config.target(peer, name)) is not None
-        }
-        up = await self._states.of(targets.values())
+        found = await self._states.of_services(list(services.items()), config.target)
         lines = []
         for peer, names in services.items():
             why = self._why_down(peer)
-            state = {True: "up", False: "down", None: "not looked at"}
-            states = [f"{name} ({'down' if why else state[up.get(targets[peer, name])]})" for name in names]
+            said = {ServiceState.UP: "up", ServiceState.DOWN: "down", ServiceState.UNKNOWN: "not looked at"}
+            states = [f"{name} ({'down' if why else said[found[peer, name]]})" for name in names]
             down = f"; it takes no calls, as its account {why}" if why else ""
             lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states), down))
         if not lines:

@@ -152,7 +152,10 @@ async def list_services(context: Context, peer: str | None) -> None:
 
     Without a PEER: the services of all peers of my server's bridge.
 
-    Beside each stands what it is for: stream (connections), inbox (takes files), share (gives files), files (both).
+    Beside each stands what it is for: stream (connections), inbox (takes files), share (gives files), files (both);
+    whether it is up; until when I may use it, if that has an end; and what to type. Where the output is no terminal,
+    the columns have one tab between them, also those that are empty.
+
     With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
     """
     from mxrtc_bridge.client import commands  # noqa: PLC0415
@@ -166,12 +169,24 @@ async def list_services(context: Context, peer: str | None) -> None:
 
 @main.command()
 @click.argument("peer", metavar="PEER[/SERVICE]")
+@in_loop
+async def how(context: Context, peer: str) -> None:
+    """Say what to type for a service.
+
+    The lines are for pasting. Without a SERVICE: for each that I may use there.
+    """
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+    await commands.how(context, peer)
+
+
+@main.command()
+@click.argument("peer", metavar="PEER[/SERVICE]")
 @click.option(
     "-L",
     "--listen",
     "listens",
     multiple=True,
-    required=True,
     metavar="[BIND:]PORT[=SERVICE]",
     help="Listen here and forward each connection; repeatable. PORT 0 takes a free one. BIND `*` is each IPv4 address, "
     "`[::]` each IPv6 one.",
@@ -179,7 +194,11 @@ async def list_services(context: Context, peer: str | None) -> None:
 @click.option("--no-reconnect", is_flag=True, help="End when the session is lost, instead of calling again.")
 @in_loop
 async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
-    """Forward local ports to services of a peer. All of them share one peer connection."""
+    """Forward local ports to services of a peer. All of them share one peer connection.
+
+    Without -L it listens on 127.0.0.1, on the port that is usual for a service of that name: 2222 for ssh, 8080 for
+    web, 5432 for db, and so on, and 9000 for names that say nothing.
+    """
     from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     forwards = [parse_forward(text) for text in listens]

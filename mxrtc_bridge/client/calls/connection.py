@@ -366,15 +366,15 @@ def check_finished(name: str, finished: StreamFinished, over: tuple[str, str] | 
             )
 
 
-async def list_services_of(connection: Connection) -> dict[UserId, tuple[ServiceName, ...]]:
-    """Ask the other side which services this user may use.
+async def list_services_of(connection: Connection, *, states: bool = False) -> dict[UserId, tuple[ServiceName, ...]]:
+    """Ask the other side which services this user may use, and perhaps which are up.
 
     Raises:
         ClientError: there was no answer.
     """
     try:
         async with asyncio.timeout(LIST_TIMEOUT_S):
-            return await connection.links.list_services()
+            return await connection.links.list_services(states=states)
     except TimeoutError:
         raise ClientError(Exit.OFFLINE, "the peer did not list its services in time") from None
     except TransportError as error:

@@ -1,4 +1,4 @@
-"""Lines for a terminal that use a service: what ``how`` answers.
+"""Lines for a terminal that use a service: what ``how`` answers, in a chat and in the terminal.
 
 They name the service and never where it leads: the port on the user's side is a usual one for the name, not the
 target's.
@@ -7,8 +7,9 @@ target's.
 from __future__ import annotations
 
 from mxrtc_bridge.core.access.peer_names import short_name
-from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget, Target
+from mxrtc_bridge.core.access.targets import AppendTarget, Direction, FilesTarget, ReadTarget, Target
 from mxrtc_bridge.core.ids import ServiceName, UserId, server_of
+from mxrtc_bridge.core.stream.messages import ServiceKind
 
 USUAL_PREFIX = "rtc_"
 """What ``mxrtc login`` assumes; with another prefix only the full name is right for everybody."""
@@ -26,6 +27,21 @@ _PORTS = {
     "rdp": 3389,
 }
 _PORT = 9000
+_KINDS = {
+    Direction.RECEIVE: ServiceKind.INBOX,
+    Direction.SEND: ServiceKind.SHARE,
+    Direction.BOTH: ServiceKind.FILES,
+}
+
+
+def kind_of(target: Target | FilesTarget) -> ServiceKind:
+    """What a service that leads to ``target`` is for."""
+    return _KINDS[target.direction] if isinstance(target, FilesTarget) else ServiceKind.STREAM
+
+
+def usual_port(service: ServiceName) -> int:
+    """The port on the user's side that is usual for a service of this name; never the one that it leads to."""
+    return _PORTS.get(service, _PORT)
 
 
 def name_for(user: UserId, peer: UserId, prefix: str) -> str:
@@ -43,14 +59,36 @@ def lines_for(name: str, service: ServiceName, target: Target | FilesTarget) -> 
     """
     full = f"{name}/{service}"
     match target:
-        case FilesTarget(direction=direction):
-            sends = (f"mxrtc ls {full}", f"mxrtc get '{full}:NAME'") if direction.sends else ()
-            return (*((f"mxrtc send FILE {full}",) if direction.receives else ()), *sends)
         case AppendTarget():
             return (f"mxrtc nc {full} < FILE",)
         case ReadTarget():
             return (f"mxrtc nc {full} > FILE",)
-    connect = f"mxrtc connect {full} -L {_PORTS.get(service, _PORT)}"
+    return lines_for_kind(name, service, kind_of(target))
+
+
+def lines_for_kind(name: str, service: ServiceName, kind: ServiceKind) -> tuple[str, ...]:
+    """The same as :func:`lines_for`, for somebody who knows no more than what the service is for."""
+    full = f"{name}/{service}"
+    put, take = f"mxrtc send FILE {full}", (f"mxrtc ls {full}", f"mxrtc get '{full}:NAME'")
+    match kind:
+        case ServiceKind.INBOX:
+            return (put,)
+        case ServiceKind.SHARE:
+            return take
+        case ServiceKind.FILES:
+            return (put, *take)
+    connect = f"mxrtc connect {full} -L {usual_port(service)}"
     if service == "ssh":
         return (f"ssh -o ProxyCommand='mxrtc -q nc {full}' USER@{name}", connect)
     return (connect, f"mxrtc nc {full}")
+
+
+def first_line(name: str, service: ServiceName, kind: ServiceKind) -> str:
+    """The shortest line that does something with a service, for a list of many."""
+    full = f"{name}/{service}"
+    match kind:
+        case ServiceKind.STREAM:
+            return f"mxrtc connect {full}"
+        case ServiceKind.INBOX:
+            return f"mxrtc send FILE {full}"
+    return f"mxrtc ls {full}"

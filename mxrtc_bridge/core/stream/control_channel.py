@@ -46,6 +46,7 @@ CAPS = (messages.PROTOCOL_CTL, messages.PROTOCOL_TCP, messages.PROTOCOL_RAW)
 Entry = tuple[UserId, tuple[ServiceName, ...]]
 """One peer, and what may be used there."""
 Kinds = Mapping[tuple[UserId, ServiceName], messages.ServiceKind]
+States = Mapping[tuple[UserId, ServiceName], messages.ServiceState]
 
 
 class ControlPhase(Enum):
@@ -70,6 +71,9 @@ class TrafficSeen:
 class AskList:
     """Our side wants to know which services it may use; while an answer is on its way, that one serves."""
 
+    states: bool = False
+    """And which of them are up, which takes longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListAnswer:
@@ -81,6 +85,8 @@ class ListAnswer:
     """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
     kinds: Kinds = field(default_factory=dict)
     """What they are for; said of a part only if it is known of all in it."""
+    states: States = field(default_factory=dict)
+    """Whether they answer; empty where that was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,8 @@ class ListRequested:
     """The other side asks for its services: feed a ListAnswer with this number, once."""
 
     number: int
+    states: bool = False
+    """Whether it asks too which of them are up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,8 @@ class ListReceived:
     """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
     kinds: Kinds = field(default_factory=dict)
     """What they are for, as far as it was said and is known to us."""
+    states: States = field(default_factory=dict)
+    """Whether they answer, as far as it was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +216,14 @@ class ControlMachine:
         self._tokens = float(REQUEST_BURST)
         self._tokens_at = 0.0
         self._answering: int | None = None
-        self._list_wanted = False
+        self._list_wanted: AskList | None = None
         self._list_number: int | None = None
         self._list_by: float | None = None
         self._list_messages = 0
         self._listed: dict[UserId, tuple[ServiceName, ...]] = {}
         self._listed_until: list[tuple[UserId, ServiceName, int]] = []
         self._listed_kinds: dict[tuple[UserId, ServiceName], messages.ServiceKind] = {}
+        self._listed_states: dict[tuple[UserId, ServiceName], messages.ServiceState] = {}
         self._effects: deque[ControlEffect] = deque()
 
     def poll_effect(self) -> ControlEffect | None:
@@ -265,7 +276,7 @@ class ControlMachine:
             case TrafficSeen():
                 self._heard_at = now
             case AskList():
-                self._list_wanted = True
+                self._list_wanted = event
                 self._ask_list(now)
             case ListAnswer():
                 self._answer_list(event)
@@ -309,12 +320,12 @@ class ControlMachine:
             case messages.Pong(number=number):
                 if (sent_at := self._pings.pop(number, None)) is not None:
                     self._emit(PingAnswered(now - sent_at))
-            case messages.List(number=number):
+            case messages.List(number=number, states=states):
                 self._count_request(now)
                 if self._answering is not None:
                     raise WireError("out_of_turn", "list came before the last one was answered")
                 self._answering = number
-                self._emit(ListRequested(number))
+                self._emit(ListRequested(number, states))
             case messages.PeerServices():
                 self._peer_listed(message)
             case messages.ListEnd(number=number):
@@ -341,13 +352,14 @@ class ControlMachine:
     # Lists
 
     def _ask_list(self, now: float) -> None:
-        if not self._list_wanted or self.phase is not ControlPhase.GREETED:
+        wanted = self._list_wanted
+        if wanted is None or self.phase is not ControlPhase.GREETED:
             return
-        self._list_wanted = False
+        self._list_wanted = None
         if self._list_number is None:
             self._list_number = self._new_number()
             self._list_by = now + LIST_TIMEOUT_S
-            self._say(messages.List(self._list_number))
+            self._say(messages.List(self._list_number, wanted.states))
         elif self._list_by is None:
             # Too late already, and another one may not be sent before its end.
             self._emit(ServiceListFailed())
@@ -363,17 +375,24 @@ class ControlMachine:
         for name, kind in zip(message.services, message.kinds, strict=False):  # of none, if it is not said
             if kind is not None:
                 self._listed_kinds[message.peer, name] = kind
+        for name, state in zip(message.services, message.states, strict=False):
+            self._listed_states[message.peer, name] = state
 
     def _list_ended(self, number: int) -> None:
         if number != self._list_number:
             raise WireError("out_of_turn", "end came without a list that asked for it")
         if self._list_by is not None:
-            self._emit(ListReceived(tuple(self._listed.items()), tuple(self._listed_until), self._listed_kinds))
+            entries, until = tuple(self._listed.items()), tuple(self._listed_until)
+            self._emit(ListReceived(entries, until, self._listed_kinds, self._listed_states))
         self._list_number = self._list_by = None
         self._list_messages = 0
+        self._forget_listed()
+
+    def _forget_listed(self) -> None:
         self._listed = {}
         self._listed_until = []
         self._listed_kinds = {}
+        self._listed_states = {}
 
     def _answer_list(self, answer: ListAnswer) -> None:
         if answer.number != self._answering:
@@ -388,7 +407,10 @@ class ControlMachine:
                 until = tuple((name, ends[name]) for name in part if name in ends)
                 kinds = tuple(answer.kinds[peer, name] for name in part if (peer, name) in answer.kinds)
                 said = kinds if len(kinds) == len(part) else ()
-                parts.append(messages.PeerServices(answer.number, peer, part, until, said))
+                states = tuple(answer.states.get((peer, name), messages.ServiceState.UNKNOWN) for name in part)
+                parts.append(
+                    messages.PeerServices(answer.number, peer, part, until, said, states if answer.states else ())
+                )
         for message in parts[:MAX_LIST_MESSAGES]:
             self._say(message)
         self._say(messages.ListEnd(answer.number))
@@ -425,9 +447,7 @@ class ControlMachine:
 
     def _end(self, *effects: ControlEffect) -> None:
         self.phase = ControlPhase.ENDED
-        self._listed = {}
-        self._listed_until = []
-        self._listed_kinds = {}
+        self._forget_listed()
         self._pings = {}
         for effect in effects:
             self._emit(effect)

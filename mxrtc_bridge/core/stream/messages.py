@@ -10,6 +10,7 @@ Binary messages are payload and never come here.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -91,6 +92,15 @@ class ServiceKind(Enum):
     """Both."""
 
 
+class ServiceState(Enum):
+    """Whether a service answers at this moment; the value goes over the wire, and is shown to people."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+    """Nobody has looked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """``open``: the id of a stream, from its opener."""
@@ -162,6 +172,8 @@ class List:
     """``list``: which services may I use?"""
 
     number: int
+    states: bool = False
+    """And which of them are up?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +187,8 @@ class PeerServices:
     """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
     kinds: tuple[ServiceKind | None, ...] = ()
     """What each of them is for, in their order, None for a kind that we do not know; empty if it is not said."""
+    states: tuple[ServiceState, ...] = ()
+    """Whether each of them answers, in their order; empty if it is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +251,36 @@ _KINDS = {kind.value: kind for kind in ServiceKind}
 
 
 def _read_kinds(fields: Fields) -> tuple[ServiceKind | None, ...]:
-    if "kinds" not in fields:
-        return ()
+    return tuple(map(_KINDS.get, _read_codes(fields, "kinds")))
+
+
+_STATES = {state.value: state for state in ServiceState}
+
+
+def _read_states(fields: Fields) -> tuple[ServiceState, ...]:
+    return tuple(_STATES.get(code, ServiceState.UNKNOWN) for code in _read_codes(fields, "states"))
+
+
+def _read_codes(fields: Fields, key: str) -> list[str]:
+    """Return one code for each service, or none at all."""
+    if key not in fields:
+        return []
     services = len(read_items(fields, "services", MAX_SERVICES_PER_MESSAGE))
-    kinds = read_items(fields, "kinds", services)
-    if len(kinds) != services:
-        refuse("kinds", kinds, f"a list of {services}, one for each service")
-    return tuple(_KINDS.get(read_matching({"kinds": kind}, "kinds", CODE)) for kind in kinds)
+    codes = read_items(fields, key, services)
+    if len(codes) != services:
+        refuse(key, codes, f"a list of {services}, one for each service")
+    return [read_matching({key: each}, key, CODE) for each in codes]
+
+
+def _write_codes(key: str) -> Callable[[tuple[Enum, ...]], Fields]:
+    return lambda codes: {key: [each.value for each in codes]} if codes else {}
+
+
+def _read_wanted(fields: Fields) -> bool:
+    wanted = fields.get("states", False)
+    if not isinstance(wanted, bool):
+        refuse("states", wanted, "true or false")
+    return wanted
 
 
 _NUMBER = count("n")
@@ -268,14 +305,15 @@ CTL: MessageFormat[CtlMessage] = MessageFormat(
         "hello": (Hello, count("v", low=1), Field(_read_caps, lambda caps: {"caps": list(caps)})),
         "ping": (Ping, _NUMBER),
         "pong": (Pong, _NUMBER),
-        "list": (List, _NUMBER),
+        "list": (List, _NUMBER, Field(_read_wanted, lambda wanted: {"states": True} if wanted else {})),
         "peer": (
             PeerServices,
             _NUMBER,
             Field(_read_peer, lambda peer: {"peer": peer}),
             Field(_read_services, lambda services: {"services": list(services)}),
             Field(_read_until, lambda until: {"until": dict(until)} if until else {}),
-            Field(_read_kinds, lambda kinds: {"kinds": [kind.value for kind in kinds]} if kinds else {}),
+            Field(_read_kinds, _write_codes("kinds")),
+            Field(_read_states, _write_codes("states")),
         ),
         "end": (ListEnd, _NUMBER),
         "bye": (Bye, _CODE, text("m")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +18,10 @@ from mxrtc_bridge.core.bot.arguments import nothing
 from mxrtc_bridge.core.bot.commands import Command, Effect, command, commands_of
 from mxrtc_bridge.core.bot.reply import Reply, answer, say, text
 from mxrtc_bridge.core.errors import AdminError
-from mxrtc_bridge.core.ids import Actor, LocalAdmin, RoomId, UserId
+from mxrtc_bridge.core.ids import Actor, LocalAdmin, RoomId, ServiceName, UserId
+from mxrtc_bridge.core.stream.control_channel import States
+from mxrtc_bridge.core.stream.messages import ServiceState
+from mxrtc_bridge.engine.control_channel import Listing
 from mxrtc_bridge.matrix.api.room_event import parse_room_event
 from mxrtc_bridge.matrix.command_bot import STRANGER_TEXT, CommandDispatcher, CommandSender
 
@@ -109,7 +112,7 @@ class World:
             cast(Any, config),
             none,
             none,
-            cast(Any, SimpleNamespace(of=self._states)),
+            cast(Any, SimpleNamespace(of_services=self._states)),
             none,
             self.admins,
             giving,
@@ -129,8 +132,13 @@ class World:
     async def invited_members(self, _room: RoomId, _as_user: UserId) -> frozenset[UserId]:
         return frozenset()
 
-    async def _states(self, targets: Iterable[object]) -> dict[object, bool]:
-        return {target: True for target in targets if target != "@rtc_far:x/ssh"}
+    async def _states(self, listing: Listing, target_of: Callable[[UserId, ServiceName], object]) -> States:
+        unknown = "@rtc_far:x/ssh"
+        return {
+            (peer, name): ServiceState.UNKNOWN if target_of(peer, name) == unknown else ServiceState.UP
+            for peer, names in listing
+            for name in names
+        }
 
     async def send_event(self, _room: RoomId, _kind: str, content: Any, *_: object) -> None:
         self.said.append(content["body"])

@@ -199,7 +199,7 @@ class Lists:
         self.services = tuple(map(ServiceName, services))
         self.kinds = {(PEER, ServiceName(name)): kind for name, kind in services.items() if kind is not None}
 
-    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+    async def list_services(self, *, states: bool = False) -> dict[UserId, tuple[ServiceName, ...]]:
         return {PEER: self.services} if self.services else {}
 
 

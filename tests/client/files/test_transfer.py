@@ -86,7 +86,7 @@ class Links:
             record(EntryDone(0, ENTRY, "a.txt", sha256, False))
         return self.opened
 
-    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+    async def list_services(self, *, states: bool = False) -> dict[UserId, tuple[ServiceName, ...]]:
         return {PEER: (ServiceName("ssh"), ServiceName("inbox"), ServiceName("share"))}
 
 

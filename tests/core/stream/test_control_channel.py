@@ -210,14 +210,33 @@ def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again()
     until = {(longest_peer, name): 2**53 - 1 for name in long} | {(PEER, ServiceName("ssh")): 5}
     entries = ((longest_peer, long), (PEER, (ServiceName("ssh"), ServiceName("web"))))
     kinds = {(longest_peer, name): messages.ServiceKind.STREAM for name in long}
-    effects = driven.feed(control_channel.ListAnswer(2, entries, until, kinds))
+    states = dict.fromkeys([(PEER, ServiceName("ssh")), *until], messages.ServiceState.UNKNOWN)
+    states[PEER, ServiceName("web")] = messages.ServiceState.UP
+    effects = driven.feed(control_channel.ListAnswer(2, entries, until, kinds, states))
     texts = [effect.text for effect in effects if isinstance(effect, stream.SendText)]
     assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
     asking.feed(control_channel.AskList())
     (received,) = [effect for text in texts for effect in asking.hear(text)]
     assert received == control_channel.ListReceived(
-        entries, tuple((peer, name, ms) for (peer, name), ms in until.items()), kinds
+        entries, tuple((peer, name, ms) for (peer, name), ms in until.items()), kinds, states
     )
+
+
+def test_states_are_asked_for_by_whoever_wants_them_and_forgotten_with_the_next_list() -> None:
+    driven, asking = DrivenControl(), DrivenControl()
+    ssh, web = (PEER, ServiceName("ssh")), (PEER, ServiceName("web"))
+    entries = ((PEER, (ssh[1], web[1])),)
+    heard: list[object] = []
+    for number, wanted in ((2, True), (3, False)):
+        (question,) = asking.feed(control_channel.AskList(states=wanted))
+        assert isinstance(question, stream.SendText)
+        assert driven.hear(question.text) == [control_channel.ListRequested(number, wanted)]
+        states = {ssh: messages.ServiceState.DOWN} if wanted else {}
+        for effect in driven.feed(control_channel.ListAnswer(number, entries, states=states)):
+            assert isinstance(effect, stream.SendText)
+            heard += asking.hear(effect.text)
+    told = {ssh: messages.ServiceState.DOWN, web: messages.ServiceState.UNKNOWN}
+    assert heard == [control_channel.ListReceived(entries, states=told), control_channel.ListReceived(entries)]
 
 
 def test_kinds_are_told_where_all_of_a_part_are_known_and_forgotten_with_the_next_list() -> None:

@@ -11,7 +11,7 @@ from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.json_message import MAX_CONTROL_BYTES, MAX_COUNT, MAX_TEXT_CHARS, MessageFormat
-from mxrtc_bridge.core.stream.messages import CTL, TCP, ErrCode, ServiceKind
+from mxrtc_bridge.core.stream.messages import CTL, TCP, ErrCode, ServiceKind, ServiceState
 from tests.long import examples
 
 Format = MessageFormat[Any]
@@ -40,6 +40,14 @@ TABLE: list[tuple[Format, messages.Message, str]] = [
         ),
         '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["in","web"],"kinds":["inbox","stream"]}',
     ),
+    (
+        CTL,
+        messages.PeerServices(
+            1, PEER, (ServiceName("in"), ServiceName("web")), (), (), (ServiceState.DOWN, ServiceState.UNKNOWN)
+        ),
+        '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["in","web"],"states":["down","unknown"]}',
+    ),
+    (CTL, messages.List(2, states=True), '{"t":"list","n":2,"states":true}'),
     (CTL, messages.ListEnd(1), '{"t":"end","n":1}'),
     (CTL, messages.Bye("shutdown", "restarting"), '{"t":"bye","c":"shutdown","m":"restarting"}'),
 ]
@@ -126,6 +134,13 @@ def test_kind_of_a_later_version_is_one_that_is_not_known() -> None:
     assert CTL.decode(text) == messages.PeerServices(1, PEER, names, (), (ServiceKind.INBOX, None))
 
 
+def test_state_of_a_later_version_is_one_that_nobody_knows() -> None:
+    text = '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["in","tv"],"states":["up","asleep"]}'
+    names = (ServiceName("in"), ServiceName("tv"))
+    states = (ServiceState.UP, ServiceState.UNKNOWN)
+    assert CTL.decode(text) == messages.PeerServices(1, PEER, names, (), (), states)
+
+
 def test_unknown_keys_are_ignored() -> None:
     text = '{"t":"fin","o":3,"later":{"a":[1,2.5,null]},"x":true}'
     assert TCP.decode(text) == messages.Fin(3)
@@ -201,9 +216,11 @@ HOSTILE_CTL = [
     '{"t":"peer","n":1,"peer":"@a:b.org","services":[null]}',
     '{"t":"peer","n":1,"peer":"@a:b.org","services":{}}',
     json.dumps({"t": "peer", "n": 1, "peer": "@a:b.org", "services": ["a"] * 65}),
+    *(f'{{"t":"list","n":1,"states":{wanted}}}' for wanted in ("1", "null", '"true"', "[true]")),
     *(
-        f'{{"t":"peer","n":1,"peer":"@a:b.org","services":["a","b"],"kinds":{kinds}}}'
-        for kinds in (
+        f'{{"t":"peer","n":1,"peer":"@a:b.org","services":["a","b"],"{key}":{codes}}}'
+        for key in ("kinds", "states")
+        for codes in (
             '"inbox"',
             "{}",
             "null",

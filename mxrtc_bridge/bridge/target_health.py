@@ -14,7 +14,11 @@ from pathlib import Path
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget, Target
 from mxrtc_bridge.core.bounds.latest import Latest
 from mxrtc_bridge.core.errors import TargetError
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream.control_channel import States
+from mxrtc_bridge.core.stream.messages import ServiceState
 from mxrtc_bridge.engine.cancellation import is_told_to_end
+from mxrtc_bridge.engine.control_channel import Listing
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.engine.ports import Connector
 
@@ -24,6 +28,8 @@ AT_A_TIME = 8
 MAX_LOOKS = 64
 """Targets that one question looks at; for others nothing is said."""
 MAX_KEPT = 4096
+LIST_S = 6.0
+"""How long all looks of one list may take; the other side waits for 10 seconds."""
 
 AnyTarget = Target | FilesTarget
 
@@ -41,10 +47,19 @@ class TargetStates:
         connector: connects to those that are sockets.
         monotonic: seconds.
         look_s: see :data:`LOOK_S`; a disk that does not answer by then counts as down as well.
+        list_s: see :data:`LIST_S`.
     """
 
-    def __init__(self, connector: Connector, monotonic: Callable[[], float], *, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        monotonic: Callable[[], float],
+        *,
+        look_s: float = LOOK_S,
+        list_s: float = LIST_S,
+    ) -> None:
         self._look_s = look_s
+        self._list_s = list_s
         self._connector = connector
         self._monotonic = monotonic
         self._looks = Latest[AnyTarget, _Look](MAX_KEPT)
@@ -56,6 +71,19 @@ class TargetStates:
         async with asyncio.TaskGroup() as tasks:
             looks = {target: tasks.create_task(self._state(target)) for target in wanted}
         return {target: look.result() for target, look in looks.items()}
+
+    async def of_services(
+        self, listing: Listing, target_of: Callable[[UserId, ServiceName], AnyTarget | None]
+    ) -> States:
+        """Which services answer; UNKNOWN for those that nobody has looked at, and for all where it takes too long."""
+        targets = {(peer, name): target_of(peer, name) for peer, names in listing for name in names}
+        try:
+            async with asyncio.timeout(self._list_s):
+                up = await self.of(target for target in targets.values() if target is not None)
+        except TimeoutError:
+            up = {}
+        said = {True: ServiceState.UP, False: ServiceState.DOWN, None: ServiceState.UNKNOWN}
+        return {service: said[None if target is None else up.get(target)] for service, target in targets.items()}
 
     async def _state(self, target: AnyTarget) -> bool:
         now = self._monotonic()

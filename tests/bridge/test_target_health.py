@@ -9,12 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.bridge.bot.target_health import TargetStates
+from mxrtc_bridge.bridge.target_health import TargetStates
 from mxrtc_bridge.core.access.targets import AppendTarget, Direction, FilesTarget, ReadTarget, Target, TcpTarget
+from mxrtc_bridge.core.errors import TargetFailure
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream.messages import ServiceState
 from tests.engine.test_session_channels import Connector
 from tests.fakes import FakeSink
 
-TARGET = TcpTarget("127.0.0.1", 22)
+TARGET, SLOW = TcpTarget("127.0.0.1", 22), TcpTarget("127.0.0.1", 23)
+
+
+class HangsAt(Connector):
+    """One target never answers."""
+
+    def __init__(self, silent: Target) -> None:
+        super().__init__()
+        self._silent = silent
+
+    async def connect(self, target: Target) -> FakeSink:
+        if target == self._silent:
+            await asyncio.Event().wait()
+        return await super().connect(target)
 
 
 class HangsAtFirst(Connector):
@@ -45,6 +61,25 @@ async def test_look_that_one_gives_up_is_done_again_for_another_who_shares_it() 
     assert first.cancelled()
     assert given_up.cancelled()
     assert connector.looks == 2
+
+
+async def test_states_of_services_are_those_of_their_targets_and_unknown_where_it_takes_too_long() -> None:
+    peer, ssh, gone, slow = UserId("@rtc_build:example.org"), *map(ServiceName, ("ssh", "gone", "slow"))
+    listing = [(peer, (ssh, gone))]
+
+    def target_of(_peer: UserId, name: ServiceName) -> Target | None:
+        return {ssh: TARGET, slow: SLOW}.get(name)
+
+    connector = HangsAt(SLOW)
+    states = TargetStates(connector, asyncio.get_running_loop().time, look_s=30)
+    found = await states.of_services(listing, target_of)
+    assert found == {(peer, ssh): ServiceState.UP, (peer, gone): ServiceState.UNKNOWN}
+    connector.failure = TargetFailure.REFUSED
+    states = TargetStates(connector, asyncio.get_running_loop().time, look_s=30)
+    assert (await states.of_services(listing, target_of))[peer, ssh] is ServiceState.DOWN
+    states = TargetStates(HangsAt(SLOW), asyncio.get_running_loop().time, look_s=30, list_s=0.05)
+    found = await states.of_services([(peer, (ssh, slow))], target_of)
+    assert found == dict.fromkeys([(peer, ssh), (peer, slow)], ServiceState.UNKNOWN)
 
 
 async def test_disk_that_hangs_counts_as_down_within_the_time_of_a_look_and_others_are_up(
