@@ -195,6 +195,56 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def replace_text(path: Path, text: str, *, before: str) -> None:
+    """Give a file another content at once, with the mode, owner and group that it has.
+
+    Args:
+        path: of the file itself, not of a link to it.
+        text: the new content.
+        before: the old one: a file that says something else meanwhile is not replaced.
+
+    Raises:
+        ConfigError: it cannot be written, its owner cannot be kept, or somebody else has changed it.
+    """
+    aside = f"{path.name}.{secrets.token_hex(8)}.new"
+    try:
+        with closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+            # Of two commands that change it at the same time, the second one would undo the first.
+            if not take_lock(folder):
+                raise ConfigError(f"another command is changing {path}, so nothing was written; try again")
+            try:
+                _write_beside(folder, path, aside, text.encode(), before)
+                os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(aside, dir_fd=folder)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str) -> None:
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with os.fdopen(os.open(path.name, os.O_RDONLY | flags, dir_fd=folder), "rb") as old:
+        status = os.fstat(old.fileno())
+        if old.read().decode("utf-8-sig", "replace") != before:
+            raise ConfigError(f"{path} was changed meanwhile, so nothing was written; try again")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, FILE_MODE, dir_fd=folder), "wb") as new:
+        made = os.fstat(new.fileno())
+        if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+            try:
+                os.fchown(new.fileno(), status.st_uid, status.st_gid)
+            except PermissionError:
+                raise ConfigError(
+                    f"{path} belongs to user {status.st_uid} and group {status.st_gid}, and user {made.st_uid} cannot "
+                    "write another one that does; edit it by hand"
+                ) from None
+        os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
+        new.write(data)
+        new.flush()
+        os.fsync(new.fileno())
+
+
 @contextlib.contextmanager
 def closing(descriptor: int) -> Iterator[int]:
     """Close a descriptor at the end of a block, however that ends."""

@@ -97,6 +97,21 @@ async def test_grant_use_see_kick_and_revoke(world: World) -> None:
     assert any(f"grant 1 of {ALICE}" in words and "revoked by local:" in words for words in what)  # type: ignore[operator]
 
 
+async def test_a_service_that_is_added_is_used_at_once_and_ends_when_it_is_removed(world: World) -> None:
+    target = str(world.services["echo"]["target"])
+    before = (world.folder / "config.yaml").read_text()
+    code, out, err = await admin(world, "add", "more", target, "--allow", ALICE)
+    assert (code, "The configuration is in force" in out) == (0, True), err
+    assert "build/more" in [row["service"] for row in await rows(world, "list")]
+    process, port = await world.connect("alice", "build/more", "-L", "0")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await exchange(reader, writer)
+    code, out, err = await admin(world, "remove", "more")
+    assert (code, out.startswith("Removed build/more.\n")) == (0, True), err
+    await Stream(process, reader, writer).cut(5, "your right")
+    assert (world.folder / "config.yaml").read_text() == before.replace(' "grants": [],\n', "")
+
+
 async def test_a_request_from_the_terminal_to_its_use(world: World) -> None:
     code, _, said = await world.run_mxrtc("alice", "request", "build/none")
     assert (code, "There is no" in said) == (3, True), said

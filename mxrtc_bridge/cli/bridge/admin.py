@@ -99,8 +99,14 @@ _VERIFICATIONS: Columns = {
 _LOG: Columns = {"n": _text("number"), "time": _time("at_ms"), "what": _text("words")}
 
 
-def _run(path: Path, socket: Path | None, words: Words, as_json: bool, columns: Columns) -> int:
-    """Have the running bridge carry out a command, and show what it answers."""
+def run_words(
+    path: Path, socket: Path | None, words: Words, as_json: bool = False, columns: Columns | None = None
+) -> int:
+    """Have the running bridge carry out a command, and show what it answers; returns the exit code.
+
+    Raises:
+        LocalError: none runs, or it cannot be reached.
+    """
     status, answer = ask_bridge(path, socket, words)
     if status >= 400:
         _say(str(answer.get("error", "The bridge refused it, and did not say why.")), err=True)
@@ -121,7 +127,7 @@ def _run(path: Path, socket: Path | None, words: Words, as_json: bool, columns: 
             click.echo(json.dumps(row))
         sys.stdout.flush()
     else:
-        _show(rows, columns)
+        show_rows(rows, columns or {})
         _say_around(answer)
     return 0
 
@@ -131,7 +137,8 @@ def _say(text: str, *, err: bool = False) -> None:
         click.echo(display(line, _MAX_COLUMNS), err=err)
 
 
-def _show(rows: list[Row], columns: Columns) -> None:
+def show_rows(rows: list[Row], columns: Columns) -> None:
+    """Print a list for people; nothing of it is cut off."""
     if not rows:
         click.echo("None.", err=True)
         return
@@ -194,7 +201,7 @@ def _command(name: str, columns: Columns | None = None) -> Callable[[Callable[..
     def declare(words_of: Callable[..., Words]) -> None:
         @functools.wraps(words_of)
         def run(path: Path, socket: Path | None, as_json: bool = False, **options: object) -> int:
-            return _run(path, socket, words_of(**options), as_json, columns or {})
+            return run_words(path, socket, words_of(**options), as_json, columns)
 
         COMMANDS.append(click.command(name)(config_option(socket_option(run))))
 

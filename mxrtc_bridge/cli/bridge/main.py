@@ -32,6 +32,7 @@ from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
+from mxrtc_bridge.cli.bridge.services import add_command, list_command, remove_command
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import OutputError, leave_now, run_program, standard_streams
 from mxrtc_bridge.config.config import Config
@@ -65,7 +66,17 @@ def cli() -> None:
     """
 
 
-for each in (init_command, check_command, audit_command, identity_command, *COMMANDS, files_command):
+for each in (
+    init_command,
+    add_command,
+    remove_command,
+    list_command,
+    check_command,
+    audit_command,
+    identity_command,
+    *COMMANDS,
+    files_command,
+):
     cli.add_command(each)
 
 

@@ -1,0 +1,191 @@
+"""``mxrtc-bridge add``, ``remove`` and ``list``."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from mxrtc_bridge.config import private_files
+from mxrtc_bridge.config.private_files import replace_text
+from mxrtc_bridge.core.errors import ConfigError
+from tests.bridge_command import Run, run_in_process
+from tests.cli.bridge.test_running_bridge import bridge
+from tests.other_user import OTHER_UID, needs_root, public_directory
+
+ALICE, BOB = "@alice:example.org", "@bob:example.org"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return run_in_process(capsys)
+
+
+@pytest.fixture
+def config(tmp_path: Path, run: Run) -> Path:
+    return made(tmp_path, run)
+
+
+def made(folder: Path, run: Run) -> Path:
+    options = ["--domain", "example.org", "--peer", "build", "--service", "ssh=tcp:127.0.0.1:22"]
+    assert run("init", *options, "--allow", ALICE, "--output", folder)[0] == 0
+    return folder / "config.yaml"
+
+
+def listed(run: Run, config: Path) -> dict[str, tuple[str, list[str]]]:
+    code, out, err = run("list", "--json", "-c", config)
+    assert code == 0, err
+    rows = map(json.loads, out.splitlines())
+    return {row["service"]: (row["target"], row["who"]) for row in rows}
+
+
+def test_add_list_and_remove(config: Path, run: Run) -> None:
+    before = config.read_text()
+    code, out, err = run("add", "web", "tcp:127.0.0.1:80", "--allow", "server:example.org", "-c", config)
+    assert (code, out) == (0, f"Added build/web. Who may use it: {ALICE}, server:example.org.\n")
+    assert err.endswith("The change counts from its next start on.\n")
+    assert run("add", "lab/inbox", "inbox:/srv/inbox", "--allow", BOB, "-c", config)[0] == 0
+    code, out, err = run("add", "lab/share", "share:/srv/share", "-c", config)
+    assert (code, out) == (0, "Added lab/share. Who may use it: nobody.\n")
+    assert listed(run, config) == {
+        "build/ssh": ("tcp:127.0.0.1:22", [ALICE]),
+        "build/web": ("tcp:127.0.0.1:80", [ALICE, "server:example.org"]),
+        "lab/inbox": ("files:/srv/inbox (receive)", [BOB]),
+        "lab/share": ("files:/srv/share (send)", []),
+    }
+    assert f"lab/inbox  files:/srv/inbox (receive)  {BOB}" in run("list", "-c", config)[1]
+    for name, said in (("web", "build/web"), ("lab/share", "lab/share"), ("inbox", "lab/inbox and the peer lab, ")):
+        code, out, err = run("remove", name, "-c", config)
+        assert (code, out.startswith(f"Removed {said}")) == (0, True), err
+    assert config.read_text() == before
+
+
+def test_the_running_bridge_reloads_and_its_answer_is_passed_on(config: Path, run: Run) -> None:
+    said = "In force. A change of database takes effect after a restart only; until then the old value is used."
+    answer: dict[str, object] = {"said": said}
+    with bridge(config.parent / "control.sock", lambda _words: answer) as asked:
+        code, out, err = run("add", "web", "tcp:127.0.0.1:80", "-c", config)
+        assert (code, out.splitlines()[1]) == (0, said), err
+        assert [words for _, words in asked] == [("reload",)]
+        answer.update(said="Not all.", done=False)
+        code, _, err = run("remove", "web", "-c", config)
+        assert (code, err) == (1, "Not all.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["add", "ssh", "tcp:127.0.0.1:22"], 2, "build/ssh is there already"),
+        (["add", "web", "127.0.0.1:80"], 2, "is not a target"),
+        (["add", "web", "ftp:/srv"], 2, "share:/directory"),
+        (["add", "web", "inbox:/etc"], 2, "belongs to the system"),
+        (["add", "web", "tcp:127.0.0.1:80", "--allow", "alice"], 2, "is not a subject"),
+        (["add", "web", "tcp:127.0.0.1:80", "--allow", "*"], 2, "the whole world"),
+        (["add", "web", "tcp:127.0.0.1:80", "--allow", "group:ops"], 78, "nothing was written"),
+        (["add", "We b", "tcp:127.0.0.1:80"], 78, "nothing was written"),
+        (["add", "web", "tcp:127.0.0.1:80", "--allow", "@nobody:elsewhere.invalid"], 78, "nothing was written"),
+        (["add", "web", "unix:/run/docker.sock"], 78, "i_know_this_is_root"),
+        (["remove", "shh"], 2, "did you mean 'ssh'?"),
+        (["remove", "nothing-like-it"], 2, "mxrtc-bridge list"),
+    ],
+)
+def test_what_would_be_a_mistake_changes_nothing(
+    config: Path, run: Run, words: list[str], code: int, said: str
+) -> None:
+    before = config.read_bytes(), config.stat()
+    with bridge(config.parent / "control.sock", lambda _words: {"said": "Done."}) as asked:
+        found, out, err = run(*words, "-c", config)
+    assert (found, out, asked) == (code, "", []), err
+    assert said in err
+    assert (config.read_bytes(), config.stat()) == before
+    assert [path.name for path in config.parent.iterdir() if ".new" in path.name] == []
+
+
+def test_which_peer_and_which_service_is_asked_where_it_is_not_clear(config: Path, run: Run) -> None:
+    assert run("add", "lab/ssh", "tcp:127.0.0.1:23", "-c", config)[0] == 0
+    code, _, err = run("remove", "ssh", "-c", config)
+    assert (code, "Say which: build/ssh, lab/ssh." in err) == (2, True), err
+    code, _, err = run("add", "web", "tcp:127.0.0.1:80", "-c", config)
+    assert (code, "Say which peer, as in build/web: the peers are build, lab." in err) == (2, True), err
+
+
+def test_a_file_with_mistakes_is_left_alone(config: Path, run: Run) -> None:
+    config.write_text(config.read_text().replace("domain:", "domian:"))
+    before = config.read_text()
+    code, out, err = run("add", "web", "tcp:127.0.0.1:80", "-c", config)
+    assert (code, out, "domian" in err, config.read_text()) == (78, "", True, before)
+
+
+def test_mode_and_links_are_kept(config: Path, run: Run, tmp_path: Path) -> None:
+    config.chmod(0o640)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(config)
+    assert run("add", "web", "tcp:127.0.0.1:80", "-c", link)[0] == 0
+    assert link.is_symlink()
+    assert config.stat().st_mode & 0o777 == 0o640
+    assert "build/web" in listed(run, config)
+
+
+@needs_root
+@pytest.mark.parametrize(("folder_owner", "file_owner"), [(OTHER_UID, OTHER_UID), (0, OTHER_UID), (0, 0)])
+def test_owner_and_group_are_kept(run: Run, folder_owner: int, file_owner: int) -> None:
+    with public_directory() as above:
+        above.chmod(0o755)
+        config = made(above / "mxrtc", run)
+        config.parent.chmod(0o755)
+        config.chmod(0o640)
+        os.chown(config, file_owner, OTHER_UID)
+        os.chown(config.parent, folder_owner, folder_owner)
+        code, _, err = run("add", "web", "tcp:127.0.0.1:80", "-c", config)
+        assert code == 0, err
+        status = config.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (file_owner, OTHER_UID, 0o640)
+        assert "build/web" in listed(run, config)
+
+
+@needs_root
+def test_an_owner_that_cannot_be_kept_is_said_and_nothing_is_written(run: Run) -> None:
+    with public_directory() as above:
+        above.chmod(0o755)
+        config = made(above / "mxrtc", run)
+        config.chmod(0o640)
+        os.chown(config, 0, OTHER_UID)
+        os.chown(config.parent, OTHER_UID, OTHER_UID)
+        before = config.read_text()
+        code, _, err = run("add", "web", "tcp:127.0.0.1:80", "-c", config)
+        assert (code, "belongs to user 0" in err, config.read_text()) == (78, True, before), err
+
+
+def test_what_somebody_else_has_written_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("theirs\n")
+    with pytest.raises(ConfigError, match="was changed meanwhile"):
+        replace_text(path, "ours\n", before="of before\n")
+    assert path.read_text() == "theirs\n"
+
+
+def test_of_two_at_the_same_time_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("before\n")
+    first_writes, second_tried = threading.Event(), threading.Event()
+    rename = os.rename
+
+    def slow(*arguments: object, **options: object) -> None:
+        first_writes.set()
+        assert second_tried.wait(10)
+        rename(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(private_files.os, "rename", slow)
+    first = threading.Thread(target=replace_text, args=(path, "first\n"), kwargs={"before": "before\n"})
+    first.start()
+    assert first_writes.wait(10)
+    try:
+        with pytest.raises(ConfigError, match="another command is changing"):
+            replace_text(path, "second\n", before="before\n")
+    finally:
+        second_tried.set()
+        first.join(10)
+    assert path.read_text() == "first\n"
