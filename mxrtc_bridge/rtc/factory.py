@@ -101,7 +101,7 @@ class PeerFactory:
             raise
         if question.done():
             return question.result()
-        log.warning("no list of STUN and TURN servers within %g s; going on without", self._servers_timeout_s)
+        log.warning("no list of STUN and TURN servers within %g s; it is used once it comes", self._servers_timeout_s)
         return ServerPlan(later=question)
 
     async def _plan_of_homeserver(self, local: UserId) -> ServerPlan:
