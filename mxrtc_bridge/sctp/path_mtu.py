@@ -117,7 +117,12 @@ class PathMtu:
         self._tries += 1
         self._sent_at = now
         self.probe_at = now + timeout
-        heartbeat = chunks.chunk(chunks.HEARTBEAT, chunks.parameter(1, b"M" + self._nonce.to_bytes(7, "big")))
+        information = b"M" + self._nonce.to_bytes(7, "big")
+        if self._tries == _TRIES:
+            # Its answer is as large. pion 4.2 drops a packet with a chunk that it does not know, and PAD is one.
+            information += bytes(max(self._candidate - chunks.HEADER_SIZE - 8 - len(information), 0))
+            return [chunks.chunk(chunks.HEARTBEAT, chunks.parameter(1, information))]
+        heartbeat = chunks.chunk(chunks.HEARTBEAT, chunks.parameter(1, information))
         rest = self._candidate - chunks.HEADER_SIZE - len(heartbeat) - 4
         return [heartbeat, chunks.chunk(chunks.PAD, bytes(max(rest, 0)))]
 

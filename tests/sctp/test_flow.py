@@ -327,6 +327,23 @@ def test_narrow_path_that_loses_fragments_carries_data_from_the_start(mtu: int) 
     assert mtu - 20 <= (world.left.association.packet_size or 0) <= mtu
 
 
+@pytest.mark.parametrize("mtu", [1172, 1300, 1444])
+def test_probing_finds_the_path_mtu_where_the_other_side_drops_padding(mtu: int) -> None:
+    """pion drops the whole packet, so the last probe of each size has the padding in its question."""
+    settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444)
+    world = established(pair(26, Path(mtu=mtu), settings))
+
+    def without_padding(_end: object, packet: bytes) -> bytes | None:
+        second = 12 + int.from_bytes(packet[14:16], "big")
+        return None if packet[second : second + 1] == bytes([chunks.PAD]) else packet
+
+    world.tap = without_padding
+    world.run(60)
+    assert mtu - 20 <= world.left.association._path.size <= mtu
+    send_bulk(world, 256 * KIB)
+    assert world.run(10, lambda: len(world.right.messages) == 16)
+
+
 @pytest.mark.parametrize("lasts_s", [4, 25])
 def test_outage_leaves_packets_as_large_as_before(lasts_s: float) -> None:
     settings = SctpSettings(packet_size_floor=511, packet_size_ceiling=1444, backoff_max=2.0, max_retransmissions=30)
