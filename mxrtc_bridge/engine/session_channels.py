@@ -83,7 +83,7 @@ class SessionChannels(ABC):
         self.lost.set()
 
     def totals(self) -> tuple[int, int, int]:
-        """Open streams, and payload bytes sent and received, by those that have ended too."""
+        """Open streams, and payload bytes sent and received, by them and by those that have ended."""
         carried = [pipe.carried for pipe in self._pipes]
         sent, received = (sum(each) for each in zip((self._sent, self._received), *carried, strict=True))
         return len(carried), sent, received

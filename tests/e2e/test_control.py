@@ -79,6 +79,9 @@ async def test_grant_use_see_kick_and_revoke(world: World) -> None:
     stream = await connected(world)
     (session,) = await rows(world, "who")
     assert (session["user"], session["peer"], session["streams"]) == (ALICE, BUILD, 1)
+    assert int(str(session["sent"])) == int(str(session["received"])) > 0, "of a stream that is open"
+    (same,) = await rows(world, "top", "-i", "0.5")
+    assert (same["number"], same["sent_per_s"], same["received_per_s"]) == (session["number"], 0, 0)
     code, out, _ = await admin(world, "who")
     assert (code, ALICE in out, "direct" in out) == (0, True, True)
     code, out, err = await admin(world, "kick", str(session["number"]), "--because", "the backup starts")

@@ -217,7 +217,7 @@ class UserCommands:
                     item(
                         MatrixLink(session.local, self._name(session.local)),
                         f": {path}, for {age}, {streams} open streams; "
-                        f"in those that have ended, {received} bytes from you and {sent} to you",
+                        f"{received} bytes came from you and {sent} went to you",
                     )
                 )
         head = text("Your live sessions:") if lines else text("You have no live session.")

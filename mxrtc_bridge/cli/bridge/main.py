@@ -33,6 +33,7 @@ from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.bridge.services import add_command, list_command, remove_command
+from mxrtc_bridge.cli.bridge.top import top_command
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import OutputError, leave_now, run_program, standard_streams
 from mxrtc_bridge.config.config import Config
@@ -75,6 +76,7 @@ for each in (
     audit_command,
     identity_command,
     *COMMANDS,
+    top_command,
     files_command,
 ):
     cli.add_command(each)

@@ -25,7 +25,7 @@ ON_FILES: dict[str, list[str]] = {
 OF_A_RUNNING_BRIDGE: dict[str, list[str]] = {
     "who": [], "grants": [], "requests": [], "log": [], "grant": [ALICE, "build/ssh", "--for", "1h"],
     "revoke": ["1"], "allow": ["1"], "deny": ["1"], "kick": ["1"], "pause": [], "resume": [], "reload": [],
-    "verify": [], "trust": [ALICE],
+    "verify": [], "trust": [ALICE], "top": [],
 }  # fmt: skip
 BY_EITHER: dict[str, list[str]] = {"explain": [ALICE, "build/ssh"]}
 WITHOUT_A_CONFIGURATION: dict[str, list[str]] = {"init": ["--domain", "example.org"], "example-config": []}
