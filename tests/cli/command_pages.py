@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from mxrtc_bridge.cli.bridge import main as bridge_main
 from mxrtc_bridge.cli.client import main as client_main
+from mxrtc_bridge.cli.client.output_options import BEHIND_THE_COMMAND
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 USER_PAGE = REFERENCE / "mxrtc.md"
@@ -26,7 +27,7 @@ _NOTE = "<!-- Made from the program's help by `make docs`; do not edit. -->"
 _USER_HEAD = """\
 Data goes to standard output, everything else to standard error.
 What `--json` prints is described in [JSON output](json-output.md).
-The options of `mxrtc` itself stand before the command: `mxrtc --json ls`.
+The options of `mxrtc` itself stand before the command: `mxrtc --timeout 60 ls`.
 
 Without `--state` and `MXRTC_STATE` the state folder is `$XDG_STATE_HOME/mxrtc`, or `~/.local/state/mxrtc`.
 It holds the access token and is readable by its owner only.
@@ -117,10 +118,11 @@ def _options(context: click.Context, command: click.Command) -> str:
 
 
 def _row(context: click.Context, option: click.Parameter) -> str | None:
-    if not isinstance(option, click.Option) or option.is_eager:
+    # What every command takes is said once, with those that stand before it.
+    if not isinstance(option, click.Option) or option.is_eager or option in BEHIND_THE_COMMAND:
         return None
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    if not option.is_flag:
+    if not option.is_flag and not option.count:
         names += f" `{value_of(option)}`"
     text = (option.help or "").replace("|", "\\|")
     default = f"`{option.default}`" if option.show_default and option.default is not None else ""

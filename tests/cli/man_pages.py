@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.client.output_options import BEHIND_THE_COMMAND
 from tests.cli.command_pages import PROGRAMS, leaves, value_of
 
 MAN = Path(__file__).parents[2] / "docs" / "man"
@@ -66,10 +67,10 @@ def _paragraphs(text: str | None) -> Iterator[str]:
 def _options(command: click.Command) -> list[str]:
     lines: list[str] = []
     for option in command.params:
-        if not isinstance(option, click.Option) or option.is_eager:
+        if not isinstance(option, click.Option) or option.is_eager or option in BEHIND_THE_COMMAND:
             continue
         names = ", ".join(f"\\fB{escaped(name)}\\fR" for name in (*option.opts, *option.secondary_opts))
-        if not option.is_flag:
+        if not option.is_flag and not option.count:
             kind = option.type
             value = "|".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else value_of(option)
             names += f" \\fI{escaped(value)}\\fR"

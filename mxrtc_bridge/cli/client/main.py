@@ -15,7 +15,7 @@ from typing import TextIO
 import click
 
 from mxrtc_bridge import __version__
-from mxrtc_bridge.cli.client import files
+from mxrtc_bridge.cli.client import files, output_options
 from mxrtc_bridge.cli.client.runner import in_loop, run
 from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.client.exit_codes import Exit
@@ -51,8 +51,15 @@ def ask_password(user: str) -> str:
     epilog=EXIT_CODES,
 )
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for the login and known rooms.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of sentences.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option(*output_options.JSON, is_flag=True, help=output_options.JSON_HELP)
+@click.option(*output_options.QUIET, is_flag=True, help=output_options.QUIET_HELP)
+@click.option(
+    *output_options.VERBOSE,
+    count=True,
+    help=output_options.VERBOSE_HELP,
+    callback=output_options.log_more,
+    expose_value=False,
+)
 @click.option("--relay-only", is_flag=True, help="Never show my addresses to the peer: only TURN, slower.")
 @click.option("--interface", "interfaces", multiple=True, metavar="NAME", help="Use only these network interfaces.")
 @click.option(
@@ -84,6 +91,8 @@ def main(
     """Reach TCP services and files behind a Matrix peer, end to end over WebRTC.
 
     You connect; the peer's bridge is what listens. Names: build/ssh, build@example.org/ssh, @rtc_build:example.org/ssh.
+
+    `--json`, `-q` and `-v` may stand behind the command too.
     """
     context.obj = Context(
         state=StateFolder.default() if state is None else StateFolder(state),
@@ -319,3 +328,4 @@ async def netcheck(context: Context) -> None:
 
 main.add_command(files.send)
 main.add_command(files.get)
+output_options.add_to_commands(main)
