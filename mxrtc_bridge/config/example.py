@@ -21,14 +21,14 @@ _PLACEHOLDERS = (DOMAIN, TOKEN)
 
 _HEAD = """\
 # Configuration of mxrtc-bridge. Every key that may be left out is shown with its default.
-# `mxrtc-bridge check -c FILE` tells what is wrong with it and how to mend it.
+# `mxrtc-bridge check` tells what is wrong with it and how to mend it.
 # Nothing is reachable that is not named here, and nobody may use anything that is not granted below.
 
 """
 
 _NEW_HEAD = """\
 # Configuration of mxrtc-bridge, written by `mxrtc-bridge init`. All keys: `mxrtc-bridge example-config`.
-# It holds secrets: keep its mode at 0600. After a change: `mxrtc-bridge check -c FILE`, then send the bridge SIGHUP.
+# It holds secrets: keep its mode at 0600. After a change: `mxrtc-bridge check`, then `mxrtc-bridge reload`.
 
 """
 

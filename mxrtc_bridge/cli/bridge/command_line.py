@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import IntEnum
 from pathlib import Path
 
@@ -29,9 +28,18 @@ class ExitCode(IntEnum):
 HERE, OF_THE_SERVICE = Path("config.yaml"), Path("/var/lib/mxrtc/config.yaml")
 
 
+def usual_folder() -> Path:
+    """Where the files of a bridge are made if nobody says so: where the unit of systemd has them, or here."""
+    return OF_THE_SERVICE.parent if OF_THE_SERVICE.parent.is_dir() else HERE.parent
+
+
 def usual_config() -> Path:
-    """Where the configuration is if nobody says so: here, or where the unit of systemd has it."""
-    return OF_THE_SERVICE if not HERE.exists() and os.path.lexists(OF_THE_SERVICE) else HERE
+    """Where the configuration is if nobody says so: here, or where the unit of systemd has it.
+
+    That one also where we may not look into its folder: whoever asks reads then that they may not, and not that there
+    is none here.
+    """
+    return HERE if HERE.exists() else usual_folder() / HERE.name
 
 
 config_option = click.option(

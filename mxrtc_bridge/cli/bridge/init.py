@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner
+from mxrtc_bridge.cli.bridge.command_line import OF_THE_SERVICE, usual_config, usual_folder
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.example import InitAnswers, new_config
 from mxrtc_bridge.config.loader import parse_config
@@ -31,7 +32,13 @@ DEFAULT_LISTEN = "127.0.0.1:29350"
 @click.option("--peer", metavar="NAME", help="Name of the first peer; its user id is @rtc_NAME:DOMAIN.")
 @click.option("--service", "services", metavar="NAME=TARGET", multiple=True, help="Like ssh=tcp:127.0.0.1:22.")
 @click.option("--allow", metavar="@USER:SERVER", multiple=True, help="Who may use the services of the peer.")
-@click.option("--output", type=click.Path(path_type=Path), default=".", help="Folder to write to  [default: here]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=usual_folder,
+    show_default=f"{OF_THE_SERVICE.parent} if it is there, else here",
+    help="Folder to write to.",
+)
 @click.option("--force", is_flag=True, help="Replace config.yaml and registration.yaml.")
 def init_command(
     *,
@@ -149,6 +156,7 @@ def _write(output: Path, paths: tuple[Path, Path], texts: tuple[str, str], force
 def _next_steps(config: Config, registration: Path) -> str:
     reach = [f"{peer.name}/{name}" for peer in config.peers.values() for name in sorted(peer.services)]
     last = f"4. As a user with a right:   mxrtc connect {reach[0]} -L 2222" if reach else "4. Add peers and grants."
+    option = "" if usual_config().absolute() == config.path else f" -c {config.path}"
     return f"""
 Wrote {config.path}
 and   {registration} (both mode 0600).
@@ -157,6 +165,6 @@ and   {registration} (both mode 0600).
      install -o matrix-synapse -m 0600 {registration} /etc/matrix-synapse/mxrtc.yaml
    add it to homeserver.yaml under app_service_config_files (the lines above, with that path),
    and restart the homeserver. It will call the bridge at {config.appservice.url}.
-2. Look for mistakes:   mxrtc-bridge check -c {config.path}
-3. Start it:            mxrtc-bridge run -c {config.path}
+2. Look for mistakes:   mxrtc-bridge check{option}
+3. Start it:            mxrtc-bridge run{option}
 {last}"""
