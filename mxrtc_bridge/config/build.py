@@ -139,6 +139,7 @@ def _service(
         max_streams=section.limits.streams,
         idle_s=section.limits.idle,
         grantable_to=subjects.read(section.grantable_to),
+        listed=section.listed,
     )
 
 

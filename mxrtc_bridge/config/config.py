@@ -54,6 +54,8 @@ class ServiceSettings:
     """A stream without any traffic for this long is reset; None: never."""
     grantable_to: frozenset[Subject] = frozenset()
     """Whom admins may give it to while the bridge runs."""
+    listed: bool = False
+    """Whether those people are shown that they may ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

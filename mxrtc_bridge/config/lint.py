@@ -86,6 +86,10 @@ def _admins(config: Config) -> Iterator[Finding]:
             what = f"{admin} is an admin and denied ({denied.rule}), and so can give no commands"
             yield _warn(what, "take the name out of admins, or that rule out of deny")
 
+    for peer, service in config.services():
+        if service.listed and not service.grantable_to:
+            what = f"{peer.name}/{service.name} is listed for those who may ask for it, and nobody may"
+            yield _warn(what, "name them in its grantable_to")
     if config.grantable_to and config.rooms.admin is None:
         what = "services can be granted, but there is no room in which admins are asked, so nobody can ask for them"
         yield _warn(what, "name one under rooms.admin; or grant by mxrtc-bridge grant alone")

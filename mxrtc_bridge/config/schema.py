@@ -206,6 +206,9 @@ class ServiceSection(Section):
     grantable_to: Annotated[list[Subject], Field(max_length=1000)] = []
     """Users, servers, groups and rooms that admins may give this service to while the bridge runs, for a time. Empty:
     nobody; only the grants of this file count."""
+    listed: bool = False
+    """Show those whom grantable_to names, in the answer to peers in a chat, that they may ask for this service. Without
+    it whoever asks must know its name."""
     limits: ServiceLimitsSection = ServiceLimitsSection()
     """Limits of this service."""
 

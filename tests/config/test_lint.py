@@ -45,6 +45,7 @@ def test_a_careful_configuration_passes(tmp_path: Path) -> None:
         (("ice",), {"port_range": [50000, 50398]}, "has 399 ports, but 200 calls need 400"),
         (("peers", "build", "services", "ssh", "target"), "tcp:build.internal:22", "which may be rebound"),
         (("peers", "build", "services", "ssh", "grantable_to"), ["@bob:example.org"], "nobody can ask for them"),
+        (("peers", "build", "services", "ssh", "listed"), True, "build/ssh is listed for those who may ask for it"),
         (("peers", "build", "services", "web"), {"target": "tcp:127.0.0.1:80"}, "nobody may use build/web"),
     ],
 )

@@ -118,6 +118,23 @@ class Rights:
         """Whether there is any service that ``user`` could be given."""
         return self._could_be_given(user) and self.denial(user) is None
 
+    def to_ask_for(self, user: UserId) -> Listing:
+        """The services that ``user`` is shown as what they may ask for; those that they may use are not among them."""
+        config = self._config.in_force
+        if config.rooms.admin is None or not self.could_ask_for_anything(user):
+            return []  # where admins have no room, nobody can be asked
+        subjects, has = subjects_of(user, self._rooms_of(user)), self._services(user)
+        found = []
+        for peer in sorted(config.peers.values(), key=lambda each: each.user_id):
+            names = [
+                name
+                for name, each in sorted(peer.services.items())
+                if each.listed and name not in has.get(peer.user_id, ()) and not each.grantable_to.isdisjoint(subjects)
+            ]
+            if names:
+                found.append((peer.user_id, tuple(names)))
+        return found
+
     def given_to(self, user: UserId) -> list[StoredGrant]:
         """The given grants by which ``user`` may use something now."""
         found = list(self._matching(user, self._rooms_of(user), any_session=True))

@@ -150,7 +150,7 @@ class UserCommands:
 
     @command(
         "peers",
-        "what you may use, and whether it is up",
+        "what you may use, whether it is up, and what you may ask for",
         Effect.LOOKS,
         lambda said: (said.keyword("all"),),
         "peers",
@@ -171,12 +171,17 @@ class UserCommands:
             states = [f"{name} ({'down' if why else said[found[peer, name]]})" for name in names]
             down = f"; it takes no calls, as its account {why}" if why else ""
             lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states), down))
+        more = [
+            item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(names))
+            for peer, names in ([] if everything else self._rights.to_ask_for(sender.user))
+        ]
+        ask = _typed("request PEER/SERVICE", sender)
+        asking = [text("You may ask for:"), *more, text("To ask the admins: ", ask)] if more else []
         if not lines:
-            return say(
-                "There is nothing that you may use now; ", _typed("request PEER/SERVICE", sender), " asks for it."
-            )
+            nothing_now = "There is nothing that you may use now"
+            return answer(text(nothing_now, "."), *asking) if more else say(nothing_now, "; ", ask, " asks for it.")
         head = "All there is:" if everything else "You may use:"
-        return answer(text(head), *lines, text("For commands to paste: ", _typed("how PEER/SERVICE", sender)))
+        return answer(text(head), *lines, text("For commands to paste: ", _typed("how PEER/SERVICE", sender)), *asking)
 
     @command(
         "open PEER",

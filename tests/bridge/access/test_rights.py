@@ -84,9 +84,11 @@ def config(
     grantable: dict[str, list[str]] = {},  # noqa: B006
     deny: list[str] = [],  # noqa: B006
     admins: tuple[str, ...] = (str(ADMIN),),
+    shown: tuple[str, ...] = (),
+    admin_room: str | None = "!admins:example.org",
 ) -> Config:
     services = {
-        name: {"target": f"tcp:127.0.0.1:{port}", "grantable_to": grantable.get(name, [])}
+        name: {"target": f"tcp:127.0.0.1:{port}", "grantable_to": grantable.get(name, []), "listed": name in shown}
         for port, name in enumerate(SERVICES, 1)
     }
     return load(
@@ -106,6 +108,7 @@ def config(
             ],
             "deny": deny,
             "admins": list(admins),
+            "rooms": {"admin": admin_room},
         }
     )
 
@@ -313,6 +316,23 @@ def test_only_what_could_be_given_may_be_asked_for() -> None:
     each = rights(config(grantable={"ssh": ["@alice:example.org"]}), listed=frozenset({ALICE}))
     assert not each.may_ask(ALICE, PEER, SERVICES[0])
     assert not each.could_ask_for_anything(ALICE)
+
+
+def test_who_may_ask_is_shown_what_is_listed_and_nobody_else_is() -> None:
+    may_ask = {name: ["@alice:example.org", f"room:{TEAM}"] for name in SERVICES}
+    team = {BOB: frozenset({TEAM})}
+    each = rights(config(grantable=may_ask, shown=SERVICES[:1]), rooms=team)
+    assert [each.to_ask_for(user) for user in USERS] == [[(PEER, SERVICES[:1])]] * 2 + [[], []]
+    each = rights(config([(ALICE, SERVICES[0])], grantable=may_ask, shown=SERVICES), rooms=team)
+    assert [each.to_ask_for(user) for user in USERS[:2]] == [
+        [(PEER, tuple(sorted(SERVICES[1:])))],  # besides what she has
+        [(PEER, tuple(sorted(SERVICES)))],
+    ]
+    each = rights(config(grantable={"ssh": ["@alice:example.org"], "db": ["@bob:example.org"]}, shown=SERVICES))
+    assert [dict(each.to_ask_for(user)) for user in USERS[:2]] == [{PEER: ("ssh",)}, {PEER: ("db",)}]
+    assert rights(config(grantable=may_ask, shown=SERVICES), listed=frozenset({ALICE})).to_ask_for(ALICE) == []
+    assert rights(config(grantable=may_ask, shown=SERVICES, admin_room=None)).to_ask_for(ALICE) == []
+    assert rights(config(shown=SERVICES)).to_ask_for(ALICE) == []
 
 
 def test_a_grant_for_one_session_belongs_to_the_first_that_uses_it() -> None:

@@ -79,6 +79,7 @@ class World:
         self.joined = {ADMINS: {ADMIN, BOT}, OTHER: {ADMIN, ALICE, EVE, BOT}}
         self.said: list[str] = []
         self.listing: list[tuple[UserId, tuple[str, ...]]] = []
+        self.to_ask_for: list[tuple[UserId, tuple[str, ...]]] = []
         self.down: dict[UserId, str] = {}
         self.admin_now = self.admin_after = True
         """Whether there is an admin, before and after the homeserver is asked who is in a room."""
@@ -86,6 +87,7 @@ class World:
             is_admin=lambda user: user == ADMIN and self.admin_now,
             could_ask_for_anything=lambda user: user == ALICE,
             listing=lambda _user, _bot: self.listing,
+            to_ask_for=lambda _user: self.to_ask_for,
             may_call=lambda _user, _peer: Allow("granted"),
         )
         appservice = SimpleNamespace(peer_prefix="rtc_", bot=BOT)
@@ -279,6 +281,21 @@ async def test_what_is_compared_is_known_at_the_bridges_machine_only(world: Worl
 
 async def test_listing_everything_is_for_admins(world: World) -> None:
     assert await world.type("peers all", by=ALICE) == ['After peers, "all" is too much.\nUsage: `!rtc peers`']
+
+
+async def test_what_may_be_asked_for_is_shown_beside_what_may_be_used(world: World) -> None:
+    build = UserId("@rtc_build:x")
+    world.to_ask_for = [(build, ("db", "web"))]
+    asking = ["You may ask for:", "- build: db, web", "To ask the admins: `!rtc request PEER/SERVICE`"]
+    (said,) = await world.type("peers", by=ALICE)
+    assert said.splitlines() == ["There is nothing that you may use now.", *asking]
+    world.listing = [(build, ("ssh",))]
+    (said,) = await world.type("peers", by=ALICE)
+    assert said.splitlines() == [
+        "You may use:", "- build: ssh (up)", "For commands to paste: `!rtc how PEER/SERVICE`", *asking
+    ]  # fmt: skip
+    (said,) = await world.type("peers all", by=ADMIN)
+    assert "ask for" not in said
 
 
 @pytest.mark.parametrize("effect", [Effect.TAKES, Effect.GIVES, Effect.CONFIRMS])
