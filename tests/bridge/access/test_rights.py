@@ -328,7 +328,7 @@ def test_who_may_ask_is_shown_what_is_listed_and_nobody_else_is() -> None:
         [(PEER, tuple(sorted(SERVICES[1:])))],  # besides what she has
         [(PEER, tuple(sorted(SERVICES)))],
     ]
-    each = rights(config(grantable={"ssh": ["@alice:example.org"], "db": ["@bob:example.org"]}, shown=SERVICES))
+    each = rights(config(grantable={"ssh": ["@alice:example.org"], "db": ["@bob:partner.test"]}, shown=SERVICES))
     assert [dict(each.to_ask_for(user)) for user in USERS[:2]] == [{PEER: ("ssh",)}, {PEER: ("db",)}]
     assert rights(config(grantable=may_ask, shown=SERVICES), listed=frozenset({ALICE})).to_ask_for(ALICE) == []
     assert rights(config(grantable=may_ask, shown=SERVICES, admin_room=None)).to_ask_for(ALICE) == []
