@@ -9,6 +9,7 @@ Each is a network namespace (root, iproute2, nftables and conntrack needed). Rou
 the client's line is the wire of :mod:`tests.links`. The addresses look public, as the bridge sends nothing to others,
 and exist in these namespaces only; IPv6 ones are ``2a0a:N::10`` for ``4.0.N.10``.
 
-``topology.py`` has the networks, ``bed.py`` the programs, ``rows.py`` which networks there are and what works in them,
-and ``page.py`` makes ``docs/explanation/networks.md`` of that and of ``measured.json``, the times of one run.
+``topology.py`` has the networks, ``bed.py`` the programs, ``streams.py`` the services, ``rows.py`` which networks there
+are and what works in them, and ``page.py`` makes ``docs/explanation/networks.md`` of that and of ``measured.json``, the
+times that tests have noted.
 """

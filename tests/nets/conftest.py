@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from tests.nets.page import NOTES
 from tests.nets.rows import ROWS
 
 HERE = Path(__file__).parent
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and TUN devices need root")
 NOTED: dict[int, dict[str, float]] = {}
 NAME = re.compile(r"test_row_(\d\d)_")
 
@@ -28,11 +30,12 @@ def row_of(item: pytest.Item) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the rows that take too long to the long run."""
-    if LONG:
-        return
-    left = {row.number for row in ROWS if not row.ordinary}
-    later = [item for item in items if HERE in item.path.parents and row_of(item) in left]
+    """Leave the rows that take too long to the long run, and all to root."""
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(NEEDS_ROOT)
+    left = set() if LONG else {row.number for row in ROWS if not row.ordinary}
+    later = [item for item in ours if row_of(item) in left]
     if later:
         config.hook.pytest_deselected(items=later)
         items[:] = [item for item in items if item not in later]

@@ -23,12 +23,13 @@ Each row is a network that users have had, built of routers and firewalls on one
 Every row is tried by tests: those in bold whenever anything is changed, all of them with `make test-long LONG_TESTS=tests/nets`.
 
 *Direct* means that packets pass between the two machines, *relayed* that they pass through the TURN server.
-What you wait is the time from Enter to the end of `mxrtc ping build -c 1`, or of what stands there; starting the program is about half a second of it, and a path of this machine's own takes no time, where yours adds a few of its round trips.
+What you wait is the time from Enter to the end of `mxrtc ping build -c 1`, or of what stands there; of the same in several networks it is the longest.
+The start of the program is part of it; the lines take no time unless the row says so, where yours add a few of their round trips.
 
 """  # noqa: E501 - one sentence a line
 TAIL = """
 What to do about each of them: [get through firewalls](../how-to/turn.md), and [find out what is wrong](../how-to/troubleshooting.md).
-The times are of one run on one machine with two processors; `make test-long LONG_TESTS=tests/nets` shows yours.
+The times are those of a machine with two processors that had other things to do as well; `make test-long LONG_TESTS=tests/nets` shows yours.
 """  # noqa: E501
 
 

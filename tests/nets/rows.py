@@ -113,7 +113,7 @@ ROWS = (
     Row(
         17,
         "From wifi to mobile, to another address, or behind a router that has started again, while streams are open",
-        "streams may be cut, and new ones work by themselves; `mxrtc send` goes on by itself",
+        "streams may be cut, and new ones work by themselves",
     ),
     Row(
         18,
@@ -186,7 +186,7 @@ ROWS = (
     ),
     Row(
         31,
-        "A TURN server that sends its users to another one (300 Try Alternate); an HTTP proxy before the homeserver",
-        "not offered: exit code 5, with `error 300` and the name of the server; proxies are not used",
+        "A TURN server that sends its users to another one (300 Try Alternate)",
+        "not offered: where there is no other way exit code 5, and the sentence names the server and `error 300`",
     ),
 )

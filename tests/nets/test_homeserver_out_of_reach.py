@@ -16,7 +16,8 @@ from mxrtc_bridge.client.calls.connection import NO_PACKETS
 from tests.certificates import make_certificate
 from tests.e2e.test_proxies import HTML, page
 from tests.long import if_long
-from tests.nets.bed import ADDRESSES, HOMESERVER, STUN, TURN_UDP, Bed, Note, longest_gap
+from tests.nets.bed import ADDRESSES, HOMESERVER, STUN, TURN_UDP, Bed, Note
+from tests.nets.streams import longest_gap
 from tests.nets.topology import Nat
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]

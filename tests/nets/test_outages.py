@@ -9,7 +9,8 @@ import pytest
 
 from mxrtc_bridge.demo.processes import ProcessError
 from tests.long import if_long
-from tests.nets.bed import STUN, TURN_TCP, TURN_UDP, Bed, Note, longest_gap
+from tests.nets.bed import STUN, TURN_TCP, TURN_UDP, Bed, Note
+from tests.nets.streams import longest_gap
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 

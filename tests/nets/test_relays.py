@@ -10,7 +10,8 @@ import pytest
 from mxrtc_bridge.client.calls.connection import NO_PACKETS
 from tests.links import Quality
 from tests.long import if_long
-from tests.nets.bed import ADDRESSES, STUN, TURN_NAME, TURN_TCP, TURN_UDP, TURNS, Bed, Note, longest_gap
+from tests.nets.bed import ADDRESSES, STUN, TURN_NAME, TURN_TCP, TURN_UDP, TURNS, Bed, Note
+from tests.nets.streams import longest_gap
 from tests.nets.topology import NOWHERE, Nat
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
