@@ -19,6 +19,7 @@ from rich.text import Text
 
 from mxrtc_bridge.client.files.sentences import (
     Rate,
+    count_words,
     moved,
     progress_fields,
     progress_sentence,
@@ -32,6 +33,20 @@ from mxrtc_bridge.core.text.display import display, size_words
 BAR_EVERY_S = 0.25
 LINE_EVERY_S = 10.0
 OBJECT_EVERY_S = 1.0
+
+# Columns of a terminal
+GAP = 2
+PERCENT_COLUMNS = len("100%")
+RATE_COLUMNS = len("1023 KiB/s")
+LEFT_COLUMNS = len("59.9 s left")
+NUMBERS_COLUMNS = len("1023 KiB of 1023 MiB")
+BAR_COLUMNS = 10
+"""What a bar needs to be one, where there is room."""
+MOST_FACTS = 6
+NAME_COLUMNS = 12
+"""What a name needs to be known again."""
+MOST_NAME_COLUMNS = 40
+"""What is left over belongs to the bar."""
 
 
 class View(Protocol):
@@ -81,22 +96,53 @@ class BarView:
 
 
 def bar_line(progress: Progress, rate: float, path: str, width: int) -> Table:
-    """The bar: what is on the way, how far everything is, rate, remaining time and path."""
+    """The bar, in one line: per cent, rate and remaining time, and of the rest what ``width`` has room for.
+
+    Each fact has a width of its own, so that the line stands still while its numbers change.
+    """
     left = remaining_s(progress, rate)
+    # Of what is not all announced yet, nobody knows how much it is a part.
+    per_cent = 100 * progress.bytes_done // progress.size if progress.size else 100
+    done = f"{min(per_cent, 100)}%" if progress.listed else ""
+    facts = [
+        done.rjust(PERCENT_COLUMNS),
+        f"{size_words(rate)}/s".rjust(RATE_COLUMNS),
+        ("" if left is None else f"{time_words(left)} left").rjust(LEFT_COLUMNS),
+    ]
+    while (room := width - sum(len(fact) + GAP for fact in facts) + GAP) < 0 and len(facts) > 1:
+        facts.pop()
+    bar_columns = max(min(room - GAP, BAR_COLUMNS), 0)
+    room -= GAP + bar_columns
+    name_columns = NAME_COLUMNS if progress.current and room >= GAP + NAME_COLUMNS else 0
+    room -= name_columns and GAP + name_columns
     numbers = f"{size_words(progress.bytes_done)} of {size_words(progress.size)}{'' if progress.listed else '+'}"
-    facts = [f"{progress.files_done}/{progress.files}", numbers, f"{size_words(rate)}/s"]
-    if left is not None:
-        facts.append(f"{time_words(left)} left")
-    facts.append(path)
-    fact = "  ".join(facts)
-    table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(no_wrap=True, ratio=2)
-    table.add_column(ratio=1)
-    table.add_column(no_wrap=True, justify="right")
-    # Text and not markup: brackets in the names of files mean nothing.
-    name = Text(display(progress.current, limit=max(width // 3, 8)) if progress.current else "")
-    bar = ProgressBar(total=max(progress.size, 1), completed=min(progress.bytes_done, max(progress.size, 1)))
-    table.add_row(name, bar, Text(fact))
+    files = f"{progress.files_done} of {count_words(progress.files, 'file')}" if progress.files > 1 else ""
+    for place, fact in ((1, numbers.rjust(NUMBERS_COLUMNS)), (1, files), (MOST_FACTS, path)):
+        if fact and room >= GAP + len(fact):
+            facts.insert(place, fact)
+            room -= GAP + len(fact)
+    room = max(room, 0)
+    if name_columns:
+        name_columns += min(room, MOST_NAME_COLUMNS - NAME_COLUMNS)
+        room -= min(room, MOST_NAME_COLUMNS - NAME_COLUMNS)
+    bar_columns += room
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    cells: list[Text | ProgressBar] = []
+    if name_columns:
+        table.add_column(no_wrap=True, width=name_columns)
+        # Text and not markup: brackets in the names of files mean nothing.
+        name = display(progress.current, limit=width)
+        if len(name) > name_columns:
+            name = display(progress.current.rpartition("/")[2], limit=name_columns)
+        cells.append(Text(name))
+    if bar_columns:
+        table.add_column(width=bar_columns)
+        total = max(progress.size, 1)
+        cells.append(ProgressBar(total=total, completed=min(progress.bytes_done, total)))
+    for fact in facts:
+        table.add_column(no_wrap=True)
+        cells.append(Text(fact))
+    table.add_row(*cells)
     return table
 
 

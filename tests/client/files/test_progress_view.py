@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import pty
 import sys
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from mxrtc_bridge.cli.standard_streams import StandardStream
@@ -46,7 +48,15 @@ def drawn(value: Progress, width: int = 120) -> str:
 
 def test_bar_shows_name_rate_remaining_time_and_path() -> None:
     line = drawn(progress(4 * MIB, "a [red]b[/red].txt"))
-    for part in ("a [red]b[/red].txt", "4.0 MiB of 8.0 MiB", "0/2", "1.0 MiB/s", "4.0 s left", "relayed"):
+    for part in (
+        "a [red]b[/red].txt",
+        "50%",
+        "4.0 MiB of 8.0 MiB",
+        "0 of 2 files",
+        "1.0 MiB/s",
+        "4.0 s left",
+        "relayed",
+    ):
         assert part in line
     assert line.count("\n") == 1
 
@@ -80,9 +90,26 @@ def test_bar_shows_no_control_characters_of_a_name() -> None:
     assert "]0;owned" in line
 
 
-@pytest.mark.parametrize("width", [20, 40, 80, 300])
-def test_bar_takes_one_line_however_narrow_the_terminal(width: int) -> None:
-    assert drawn(progress(MIB, "x" * 500), width).count("\n") == 1
+@pytest.mark.parametrize("width", [1, 20, 29, 30, 39, 40, 51, 52, 79, 80, 81, 100, 120, 160, 300])
+@pytest.mark.parametrize("name", ["", "x" * 500, "a/b", "漢字" * 100, "photos/2026/" + "y" * 200])
+def test_bar_takes_one_line_however_narrow_the_terminal(width: int, name: str) -> None:
+    line = drawn(progress(MIB, name), width)
+    assert line.count("\n") == 1
+    assert cell_len(line.rstrip("\n")) <= width
+    if width >= 40:
+        for part in ("12%", "1.0 MiB/s", "7.0 s left"):
+            assert part in line, "these are there and whole on each terminal that people use"
+
+
+def test_of_a_path_that_is_too_long_the_name_of_the_file_is_shown() -> None:
+    assert drawn(progress(MIB, "photos/2026/summer/beach.jpeg"), 80).startswith("beach.jpeg ")
+
+
+def test_how_much_is_done_of_what_is_not_all_announced_is_not_said_in_per_cent() -> None:
+    line = drawn(dataclasses.replace(progress(MIB), listed=False), 120)
+    assert "%" not in line
+    assert "1.0 MiB of 8.0 MiB+" in line
+    assert "100%" in drawn(dataclasses.replace(progress(0), size=0), 120)
 
 
 def test_bar_leaves_nothing_behind_and_keeps_standard_output_alone(capsys: pytest.CaptureFixture[str]) -> None:
