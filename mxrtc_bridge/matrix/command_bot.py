@@ -287,7 +287,7 @@ class CommandDispatcher:
 
     def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _ReceivedCommand | None:
         # Not before: reading formatted text costs more than asking who it is from.
-        typed = read_message(event.content, direct=direct, is_own=self._is_own)
+        typed = read_message(event.content, direct=direct, is_own=self._is_own, spoken_to=speaker)
         if typed is None:
             return None
         forms = (form for form in self._handler.forms if admin or not form.admin)

@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 
 from mxrtc_bridge.core.bot.words import MAX_TEXT_CHARS, PREFIX, command_words
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.ids import UserId, localpart_of, parse_user_id
 from mxrtc_bridge.core.text.display import INVISIBLE, display
 
 HTML = "org.matrix.custom.html"
@@ -44,9 +44,12 @@ _CARRIES = re.compile(r"forward|quote", re.IGNORECASE)
 _FALLBACK = re.compile(r"> (?:\* )?<@")
 """How a repeated message begins (specification before 1.13, "Fallbacks for rich replies")."""
 _USER_LINK = re.compile(r"(?:https?://matrix\.to/#/|matrix:u/)([^?/]{1,400})(?:\?.*)?", re.IGNORECASE | re.DOTALL)
-_OWN_ELEMENTS = frozenset({"p", "br", "div", "span", "strong", "b", "em", "i", "u", "code", "a"})
+_OWN_ELEMENTS = frozenset({"p", "br", "div", "span", "strong", "b", "em", "i", "u", "code", "pre", "a"})
 """What a client makes of words that somebody types. No attributes but those of a link: they can hide or replace."""
-_BLOCKS = frozenset({"p", "br", "div"})
+_BLOCKS = frozenset({"p", "br", "div", "pre"})
+_CODE = frozenset({"code", "pre"})
+_CODED = re.compile(r"```(?:\r?\n)?([^`]+?)(?:\r?\n)?```|`([^`]+)`")
+"""A text that is code as a whole: a command that was copied from a page, or is marked as one."""
 _LINK_ATTRIBUTES = frozenset({"href", "target", "rel"})
 _MARKS = str.maketrans("", "", "*_~`")
 """Markdown, which stands in the body and not in what is shown."""
@@ -54,6 +57,7 @@ _MENTION = "\0"
 """Stands for a mention while texts are compared; text that holds it is refused before."""
 
 _TO_PLAIN = "Send it as plain text, with the ids of users written out."
+_BORROWED = f"A part of it is marked as code or a link, which may be another's. {_TO_PLAIN}"
 _LINES = (
     "A command is one line, alone in its message, so that nothing else is taken for a part of it. I have done nothing."
 )
@@ -72,7 +76,11 @@ class Typed:
 
 
 def read_message(
-    content: Mapping[str, object], *, direct: bool, is_own: Callable[[UserId], bool] = lambda _: False
+    content: Mapping[str, object],
+    *,
+    direct: bool,
+    is_own: Callable[[UserId], bool] = lambda _: False,
+    spoken_to: UserId | None = None,
 ) -> Typed | None:
     """Return the command that a message is; None where it is none.
 
@@ -80,18 +88,21 @@ def read_message(
         content: of an ``m.room.message``, unchecked.
         direct: whether the room is a direct chat, where no prefix is needed.
         is_own: whether a user is the bridge's: an answer to what it has said mentions it.
+        spoken_to: which of them is in the room; in a direct chat its name may stand in front of a command.
     """
     text = command_line(content, direct=direct)
+    coded = _CODED.fullmatch(text) if text is not None else None
+    text = text if coded is None else (coded[1] or coded[2]).strip()
     words = None if text is None else command_words(text, direct=direct)
     if text is None or words is None:
         return None
     if len(text.splitlines()) > 1:
         return Typed(words, _LINES)
     mentioned: frozenset[UserId] = frozenset()
-    to_give = _odd_character(text)
+    to_give = _odd_character(text) or (_BORROWED if coded is not None else None)
     if content.get("format") == HTML and "formatted_body" in content:
         shown = _Shown.of(content["formatted_body"], reply=bool(_is_reply(content)))
-        placed = _place(shown, text)
+        placed = _place(shown, text, is_own)
         if isinstance(placed, _Doubt):
             return Typed(words, placed.why)
         words = command_words(placed, direct=direct)
@@ -99,8 +110,27 @@ def read_message(
             return None
         mentioned = frozenset(user for user, _ in shown.mentions)
         if shown.borrowed:
-            to_give = to_give or f"A part of it is marked as code or a link, which may be another's. {_TO_PLAIN}"
+            to_give = to_give or _BORROWED
+    words = _without_address(words, is_own, spoken_to) if direct else words
     return Typed(words, None, to_give or _unplaced(content.get("m.mentions"), mentioned, is_own))
+
+
+def _without_address(
+    words: tuple[str, ...], is_own: Callable[[UserId], bool], spoken_to: UserId | None
+) -> tuple[str, ...]:
+    """Drop the name of ours that a message begins with, as clients write it when one is addressed."""
+    name = words[0].rstrip(":,")
+    user = _user(name)
+    called = spoken_to is not None and name.removeprefix("@").lower() == localpart_of(spoken_to).lower()
+    addressed = (called and name != words[0]) or (user is not None and is_own(user))
+    return words[1:] if addressed and words[1:] else words
+
+
+def _user(text: str) -> UserId | None:
+    try:
+        return parse_user_id(text)
+    except EventError:
+        return None
 
 
 def command_line(content: Mapping[str, object], *, direct: bool) -> str | None:
@@ -193,7 +223,7 @@ class _Shown(HTMLParser):
             self._begin(tag, attrs)
 
     def _begin(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.borrowed |= tag == "code"
+        self.borrowed |= tag in _CODE
         allowed = _LINK_ATTRIBUTES if tag == "a" else frozenset[str]()
         names = [name for name, _ in attrs]
         if tag not in _OWN_ELEMENTS or not allowed.issuperset(names) or len(set(names)) != len(names):
@@ -249,10 +279,7 @@ def _linked_user(href: str) -> UserId | None:
     if match is None:
         return None
     target = unquote(match[1])
-    try:
-        return parse_user_id(target if target.startswith("@") else f"@{target}")
-    except EventError:
-        return None
+    return _user(target if target.startswith("@") else f"@{target}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +289,16 @@ class _Doubt:
     why: str
 
 
-def _place(shown: _Shown, text: str) -> str | _Doubt:  # noqa: PLR0911 - one for each doubt
-    """Put ids in the places of mentions, where body and formatted text say the same."""
+def _place(  # noqa: PLR0911 - one for each doubt
+    shown: _Shown, text: str, is_addressed: Callable[[UserId], bool]
+) -> str | _Doubt:
+    """Put ids in the places of mentions, where body and formatted text say the same.
+
+    Args:
+        shown: what the formatted text shows.
+        text: the body.
+        is_addressed: whose mention may be the address of the message: it stands in front, and a colon behind it.
+    """
     if shown.foreign is not None:
         return _Doubt(
             f"The formatted text of your message has {shown.foreign} in it, so I cannot tell whether all of it is "
@@ -283,7 +318,8 @@ def _place(shown: _Shown, text: str) -> str | _Doubt:  # noqa: PLR0911 - one for
         written = next((form for form in _written(user, name) if body.startswith(form, at)), None)
         if written is None or not body.startswith(after, at + len(written)):
             return _difference(shown, body)
-        if _misleads(user, name) or placed[-1:] not in ("", " ") or after[:1] not in ("", " ", "/"):
+        ends = ("", " ", "/", ":", ",") if not placed and is_addressed(user) else ("", " ", "/")
+        if _misleads(user, name) or placed[-1:] not in ("", " ") or after[:1] not in ends:
             return _Doubt(
                 f'I cannot tell for certain where the name "{display(name, _SHOWN)}" begins and ends. {_TO_PLAIN}'
             )

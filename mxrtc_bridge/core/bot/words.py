@@ -37,7 +37,10 @@ def command_words(text: str, *, direct: bool) -> tuple[str, ...] | None:
     seen = tuple(dropwhile(lambda word: not _seen(word), words))
     if seen and _seen(seen[0]).lower() == PREFIX:
         return seen[1:] or ("help",)
-    return words if direct and words else None
+    if not direct or not words:
+        return None
+    # As commands of clients are written, which send one that they do not know.
+    return (words[0].removeprefix("/") or words[0], *words[1:])
 
 
 def _seen(word: str) -> str:

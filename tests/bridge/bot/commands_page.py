@@ -14,6 +14,8 @@ HEAD = """# What can be written in a chat
 <!-- Made from the commands in mxrtc_bridge/bridge by `make docs`; do not edit. -->
 
 In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
+In a direct chat the name of the bot or the peer may stand in front of it (`rtcbot: peers`), or a slash (`/peers`).
+A command may be marked as code there, if it gives nothing.
 A command is one line, alone in a message of text; it may answer another message or stand in a thread.
 Nothing else is a command: no quotation, edit, forwarded message, caption or name of a file.
 What was written more than five minutes ago gives nothing any more; what takes away counts for three days.

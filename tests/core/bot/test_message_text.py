@@ -26,6 +26,7 @@ MALLORY = "@mallory:x"
 FOREIGN = f"!rtc grant {MALLORY} build/ssh for 30d because I need it"
 TO_BOB = made("grant", UserSubject("bob", "x"), BUILD, SSH, 7200, "")
 FROM_BOB = made("revoke", UserSubject("bob", "x"), None, None, "")
+NAME = BOT[1:].partition(":")[0]
 REPLY = {"m.in_reply_to": {"event_id": "$theirs"}}
 THREAD = {"rel_type": "m.thread", "event_id": "$root"}
 
@@ -41,7 +42,7 @@ def message(body: object, html: object = None, **more: Any) -> dict[str, Any]:
 
 def meant(content: dict[str, Any], *, direct: bool = False) -> Command | Mistake | None:
     """What an admin's message comes to."""
-    typed = read_message(content, direct=direct, is_own=lambda user: user == BOT)
+    typed = read_message(content, direct=direct, is_own=lambda user: user == BOT, spoken_to=BOT)
     return None if typed is None else meant_by(typed, COMMANDS, Names("x"))
 
 
@@ -115,6 +116,81 @@ def test_a_thread_is_no_obstacle() -> None:
     assert meant(message("!rtc peers", **{"m.relates_to": THREAD})) == made("peers", False)
     falling_back = {**THREAD, "is_falling_back": True, **REPLY}
     assert meant(message("!rtc peers", **{"m.relates_to": falling_back})) == made("peers", False)
+
+
+@pytest.mark.parametrize(
+    ("body", "html"),
+    [
+        (f"{NAME}: peers", None),
+        (f"@{NAME.upper()}, peers", None),
+        (f"{BOT}: peers", None),
+        (f"{BOT} peers", None),
+        (f"{NAME}: peers", f"{pill(BOT, NAME)}: peers"),
+        ("The bridge: peers", f"{pill(BOT, 'The bridge')}: peers"),
+        ("The bridge peers", f"<p>{pill(BOT, 'The bridge')} peers</p>"),
+        ("/peers", None),
+        ("`peers`", None),
+        ("`peers`", "<code>peers</code>"),
+        ("```\npeers\n```", "<pre><code>peers\n</code></pre>\n"),
+        ("```\n!rtc peers\n```", None),
+    ],
+)
+def test_in_a_direct_chat_a_command_may_be_addressed_or_marked_as_code(body: str, html: str | None) -> None:
+    mentions = {} if html is None or "<a" not in html else {"m.mentions": {"user_ids": [BOT]}}
+    assert meant(message(body, html, **mentions), direct=True) == made("peers", False)
+    assert meant(message(body, html, **mentions), direct=False) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "html"),
+    [
+        ("`grant @bob:x build/ssh for 2h`", None),
+        ("```\ngrant @bob:x build/ssh for 2h\n```", None),
+        ("```\ngrant @bob:x build/ssh for 2h\n```", "<pre><code>grant @bob:x build/ssh for 2h\n</code></pre>"),
+    ],
+)
+def test_what_is_marked_as_code_gives_nothing(body: str, html: str | None) -> None:
+    said = meant(message(body, html), direct=True)
+    assert isinstance(said, Mistake)
+    assert "marked as code or a link" in said.problem
+
+
+@pytest.mark.parametrize(
+    ("body", "html"),
+    [
+        ("mallory: peers", None),
+        (f"mallory: {NAME}: peers", None),
+        ("mallory: peers", f"{pill()}: peers"),
+        (f"{NAME}: peers", f"{pill(MALLORY, NAME)}: peers"),
+        ("The bridge: peers", f"{pill(BOT, 'The bridge: peers')}"),
+        (f"{NAME}:", None),
+        (f"{NAME} peers", None),
+        ("`peers` or `status`", None),
+        ("```\npeers\nstatus\n```", None),
+    ],
+)
+def test_what_is_addressed_to_others_or_is_more_than_a_command_is_none(body: str, html: str | None) -> None:
+    assert isinstance(meant(message(body, html), direct=True), Mistake)
+
+
+@pytest.mark.parametrize(
+    ("body", "html"),
+    [
+        ("mallory: peers", f"{pill()}: peers"),
+        (f"open {NAME}: now", f"open {pill(BOT, NAME)}: now"),
+        (f"{NAME}! peers", f"{pill(BOT, NAME)}! peers"),
+    ],
+)
+def test_only_a_mention_of_ours_in_front_may_have_a_colon_behind_it(body: str, html: str) -> None:
+    said = meant(message(body, html), direct=True)
+    assert isinstance(said, Mistake)
+    assert "begins and ends" in said.problem
+
+
+def test_what_is_addressed_is_read_like_any_other() -> None:
+    given = f"grant {pill('@bob:x', 'Bob')} build/ssh for 2h"
+    said = message("The bridge: grant Bob build/ssh for 2h", f"{pill(BOT, 'The bridge')}: {given}")
+    assert meant(said, direct=True) == TO_BOB
 
 
 def test_what_other_clients_may_show_instead_is_not_read() -> None:

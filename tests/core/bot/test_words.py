@@ -26,7 +26,17 @@ def test_a_room_of_many_needs_the_prefix(text: str, words: tuple[str, ...] | Non
     assert command_words(text, direct=False) == words
 
 
-@pytest.mark.parametrize(("text", "words"), [("peers", ("peers",)), ("!rtc peers", ("peers",)), (" \t", None)])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("peers", ("peers",)),
+        ("!rtc peers", ("peers",)),
+        (" \t", None),
+        ("/help open", ("help", "open")),
+        ("how build/ssh", ("how", "build/ssh")),
+        ("/", ("/",)),
+    ],
+)
 def test_a_direct_chat_needs_no_prefix(text: str, words: tuple[str, ...] | None) -> None:
     assert command_words(text, direct=True) == words
 
