@@ -166,7 +166,7 @@ ROWS = (
     Row(
         27,
         "A line that loses a fifth in each direction",
-        "direct; of twenty commands one or two may have to be repeated",
+        "direct, later than elsewhere; now and then a command has to be repeated",
     ),
     Row(
         28,
