@@ -23,7 +23,7 @@ SYNAPSE := matrix-synapse>=1.141,<2
 PYTEST_ARGS ?=
 LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \
 	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py tests/nets \
-	tests/rtc/test_interop.py tests/rtc/test_interop_loss.py tests/rtc/test_interop_timeouts.py \
+	tests/rtc/test_interop.py tests/rtc/test_interop_loss.py tests/rtc/test_interop_numbers.py tests/rtc/test_interop_timeouts.py \
 	tests/e2e/test_other_stacks.py
 
 RUN_READY := .venv/.ready-to-run

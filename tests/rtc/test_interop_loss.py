@@ -21,10 +21,7 @@ __all__ = ["node", "other", "start"]
 
 MIB = KIB * KIB
 MESSAGE = 16 * KIB
-THERE = 64 * MIB if LONG else MIB
-BACK = {0: 64 * MIB, 0.01: 64 * MIB, 0.05: 8 * MIB} if LONG else dict.fromkeys((0, 0.01, 0.05), MIB)
-"""By loss: where much is lost the timers of the other side decide, which wait for a second and longer each time that
-what was sent again is lost too."""
+SIZE = 64 * MIB if LONG else MIB
 LIMIT_S = 600 if LONG else 60
 TURNS = 50 if LONG else 2
 """Each opens twenty channels from either side."""
@@ -32,14 +29,14 @@ TURNS = 50 if LONG else 2
 EARLY = {"werift"}
 """What takes a number for free when our reset comes, though its own was not answered. Where that is lost, the next
 channel opens with the sequence of the one before, and never arrives: RFC 6525 section 5.1.2 has it wait for the answer.
-Seen in a recording with 0.24.4, after some dozen channels at 1 % loss."""
+Seen in a recording with 0.24.4. At 1 % loss a thousand channels may pass, at 5 % they do not."""
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(3 * LIMIT_S),
     pytest.mark.parametrize("implementation", ALL if LONG else ["pion", "libdatachannel"]),
     pytest.mark.parametrize("it_offers", [True, False], ids=["it offers", "we offer"]),
-    pytest.mark.parametrize("loss", BACK, ids=["no loss", "1 % loss", "5 % loss"]),
+    pytest.mark.parametrize("loss", [0, 0.01, 0.05], ids=["no loss", "1 % loss", "5 % loss"]),
 ]
 
 
@@ -53,7 +50,7 @@ async def test_bytes_of_each_direction_arrive_as_they_were_sent(other: OtherPeer
     try:
         await join(other, ours, it_offers)
         path = LossyPath(ours, loss)
-        sent = words(THERE)
+        sent = words(SIZE)
         there = RecordingChannel(ours.peer.open_channel("there", "sink"))
         await send(ours, there, sent)
         there.channel.send("what is it?")
@@ -61,9 +58,9 @@ async def test_bytes_of_each_direction_arrive_as_they_were_sent(other: OtherPeer
         assert there.events == ["opened", hashlib.sha256(sent).hexdigest()]
         back = RecordingChannel(ours.peer.open_channel("back", "x"))
         await other.until("open", label="back")
-        other.tell(kind="flood", label="back", total=BACK[loss], size=MESSAGE)
-        await back.until(lambda channel: channel.received_bytes >= BACK[loss], LIMIT_S)
-        assert b"".join(event for event in back.events if isinstance(event, bytes)) == words(BACK[loss])
+        other.tell(kind="flood", label="back", total=SIZE, size=MESSAGE)
+        await back.until(lambda channel: channel.received_bytes >= SIZE, LIMIT_S)
+        assert b"".join(event for event in back.events if isinstance(event, bytes)) == sent
         assert (path.lost > 0) == (loss > 0)
         assert ours.lost == []
     finally:
@@ -88,7 +85,7 @@ async def test_channels_are_opened_and_closed_by_both_sides_without_end(
     ours = RecordingPeer(make_peer(opens_per_second=1_000_000))
     try:
         await join(other, ours, it_offers)
-        LossyPath(ours, loss)
+        LossyPath(ours, max(loss, 0.05) if loss and other.name in EARLY else loss)
         if loss and other.name in EARLY:
             with pytest.raises((TimeoutError, AssertionError)):  # either side waits in vain
                 await take_turns(other, ours, 20)
