@@ -32,6 +32,8 @@ _IN_PROGRESS = 6
 _MAX_STREAMS_PER_REQUEST = 256
 _MAX_AHEAD = 1024
 """So many requests may be lost before one that comes; more are no loss but another idea of the numbers."""
+_MAX_KEPT = 64
+"""Requests that are kept until those before them have come; none is longer than a packet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Reconfiguration:
         self._request = b""  # empty while none is under way
         self._answer = b""
         self._deferred: _Deferred | None = None
+        self._ahead: dict[int, bytes] = {}
         self.retry_at = inf
         self.failures = 0
 
@@ -155,12 +158,24 @@ class Reconfiguration:
     def _receive_request(self, value: bytes, cumulative: int) -> None:
         if len(value) < 12 or len(value) & 1:
             raise MalformedError(f"a stream reset request of {len(value)} bytes")
-        number, _, last = _REQUEST.unpack_from(value)
+        number = int.from_bytes(value[:4], "big")
         if self._is_repeated(number):
+            if 0 < number - self._expected & MASK32 <= _MAX_AHEAD and len(self._ahead) < _MAX_KEPT:
+                self._ahead[number] = value
             return
+        self._carry_out(value, cumulative)
+        self._carry_out_kept(cumulative)
+
+    def _carry_out_kept(self, cumulative: int) -> None:
+        """Carry out what came ahead of its turn, as far as it is its turn now."""
+        while self._deferred is None and (value := self._ahead.pop(self._expected, None)) is not None:
+            self._carry_out(value, cumulative)
+
+    def _carry_out(self, value: bytes, cumulative: int) -> None:
+        _, _, last = _REQUEST.unpack_from(value)
         streams = tuple(stream for (stream,) in _NUMBER.iter_unpack(value[12:]))
         self._deferred = _Deferred(unwrap(last, cumulative), streams)
-        if not self.advance(cumulative):
+        if not self._advance(cumulative):
             self._respond(_IN_PROGRESS)
 
     def _receive_other(self, number: int) -> None:
@@ -169,10 +184,10 @@ class Reconfiguration:
             self._expected = self._expected + 1 & MASK32
 
     def _is_repeated(self, number: int) -> bool:
-        """Answer a request that is not the next one; those ahead of it are left to be repeated when it has come.
+        """Answer a request that is not the next one; those ahead of it wait until it has come.
 
         RFC 6525 section 5.2.1 has an error for them, as only one may be under way. pion 4.2 sends several, takes an
-        error for the end of a request, and repeats only what was not answered.
+        error for the end of a request, and repeats what was not answered in any order and ever more rarely.
         """
         if number == self._expected:
             return False
@@ -191,8 +206,12 @@ class Reconfiguration:
         """Whether a request of the other side waits for TSNs."""
         return self._deferred is not None
 
-    def advance(self, cumulative: int) -> bool:
-        """Carry out what waited for TSNs up to ``cumulative``; True if something was."""
+    def advance(self, cumulative: int) -> None:
+        """Carry out what waited for TSNs up to ``cumulative``, and what waited for that."""
+        if self._advance(cumulative):
+            self._carry_out_kept(cumulative)
+
+    def _advance(self, cumulative: int) -> bool:
         deferred = self._deferred
         if deferred is None or cumulative < deferred.last_tsn:
             return False

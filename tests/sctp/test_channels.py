@@ -429,24 +429,46 @@ def test_number_of_ours_that_was_given_up_is_not_used_again_before_its_end() -> 
     assert channels.open(puppet.now, OpenMessage("y", "")) == 0
 
 
-def test_request_ahead_of_one_that_was_lost_is_left_to_be_repeated() -> None:
-    """As pion sends several at once, and takes an error for the end of one."""
+def test_request_ahead_of_one_that_was_lost_is_carried_out_when_that_has_come() -> None:
+    """As pion sends several at once, takes an error for the end of one, and repeats them in any order."""
     puppet, channels, events = hostile_channels()
     for tsn, stream in enumerate((1, 3, 5)):
         puppet.send(puppet.data(tsn, OPEN, stream=stream, ppid=50))
     puppet.answers()
     events.clear()
+    puppet.send(request(2, 2, 5))
     puppet.send(request(1, 2, 3))
     puppet.send(request(2, 2, 5))
     assert (events, reconfigurations(puppet.answers())) == ([], [])
+    puppet.send(request(0, 2, 1))
     done = b"\0\0\0\1"
-    for number, stream in enumerate((1, 3, 5)):
-        puppet.send(request(number, 2, stream))
-        assert done in reconfigurations(puppet.answers())
+    assert reconfigurations(puppet.answers())[:3] == [done] * 3
     assert events == [ChannelClosing(1), ChannelClosing(3), ChannelClosing(5)]
     puppet.send(request(3 + 1025, 2, 7))
     assert reconfigurations(puppet.answers()) == [b"\0\0\0\5"]
     assert len(channels) == 3
+
+
+def test_requests_ahead_that_wait_for_messages_are_carried_out_behind_them() -> None:
+    puppet, _, events = hostile_channels()
+    for tsn, stream in enumerate((1, 3)):
+        puppet.send(puppet.data(tsn, OPEN, stream=stream, ppid=50))
+    puppet.answers()
+    events.clear()
+    puppet.send(request(1, 3, 3))
+    puppet.send(request(0, 2, 1))
+    assert (events, reconfigurations(puppet.answers())) == ([], [b"\0\0\0\6"])
+    puppet.send(puppet.data(3, b"b", stream=3, sequence=1))
+    puppet.send(puppet.data(2, b"a", stream=1, sequence=1))
+    assert events == [ChannelMessage(3, b"b", 1), ChannelMessage(1, b"a", 1), ChannelClosing(1), ChannelClosing(3)]
+
+
+def test_requests_that_are_kept_are_few() -> None:
+    puppet, channels, _ = hostile_channels()
+    for number in range(200, 0, -1):
+        puppet.send(request(number, -1, 2 * number + 1))
+    puppet.send(request(0, -1, 1))
+    assert len(channels) == 1
 
 
 @pytest.mark.parametrize("number", [0, 5, 100, 1022, 1023, 65_534])
