@@ -24,6 +24,9 @@ TOLD_EVERY_S = 8.0
 FAILING_S = 1.0
 """How long a homeserver is tried that does not take connections, or answers with failures of its own."""
 
+HEDGE_S = 3.0
+"""A new connection takes less on any line on which a call can be made."""
+
 
 class Waiting:
     """One command that waits for the homeserver, and perhaps for others behind it.
@@ -51,7 +54,7 @@ class Waiting:
     def patience(self) -> RequestPolicy:
         """How to ask the homeserver."""
         retry = RetryPolicy(self.timeout_s, failing_s=FAILING_S)
-        return RequestPolicy(retry, self.timeout_s, self._change, self._reached)
+        return RequestPolicy(retry, self.timeout_s, HEDGE_S, self._change, self._reached)
 
     def waits_for(self, what: str) -> None:
         """From now on this is waited for."""

@@ -22,13 +22,14 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from enum import Enum
 from http import HTTPMethod as Method
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import (
@@ -54,6 +55,7 @@ from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.engine.name_lookup import look_up
+from mxrtc_bridge.matrix.api.hedging import hedged
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.reach import Progress, Reach
 from mxrtc_bridge.matrix.api.silent_path import Sockets
@@ -117,6 +119,11 @@ class RetryPolicy:
         return wait if spent_s + wait <= budget_s else None
 
 
+def _is_answer(error: BaseException) -> bool:
+    """Whether the homeserver has spoken, or what stands before it; a connection that has ended says nothing."""
+    return isinstance(error, HomeserverError) and error.status != 0
+
+
 def _nothing(_news: object) -> None:
     """Whom nobody asked to be told."""
 
@@ -129,6 +136,8 @@ class RequestPolicy:
     """The budget of each request that may be repeated."""
     timeout_s: float = 20.0
     """Seconds for one attempt."""
+    hedge_s: float = math.inf
+    """Seconds of silence after which a request that may be repeated is sent on another connection as well."""
     on_change: Callable[[HomeserverError | None], None] = _nothing
     """Told of each attempt that failed and is repeated (the error), and of the one that succeeds after it (None); must
     not block and not raise."""
@@ -429,7 +438,12 @@ class Transport:
         told: _FailedError | None = None
         while True:
             try:
-                answer = await self._attempt(method, path, content, parameters, timeout_s or self._policy.timeout_s)
+                answer = await self._attempt(
+                    lambda: self._send(method, str(path), content, parameters),
+                    timeout_s or self._policy.timeout_s,
+                    # What has a limit of its own is known to take long.
+                    self._policy.hedge_s if timeout_s is None and repeat is Repeat.ALWAYS else math.inf,
+                )
             except _FailedError as error:
                 attempt += 1
                 pause = None
@@ -448,18 +462,13 @@ class Transport:
             await self._sleep(pause)
 
     async def _attempt(
-        self,
-        method: Method,
-        path: ApiPath | str,
-        content: Mapping[str, object] | None,
-        query: Mapping[str, str],
-        timeout_s: float,
+        self, send: Callable[[], Coroutine[Any, Any, dict[str, object]]], timeout_s: float, hedge_s: float
     ) -> dict[str, object]:
         if self._closed:
             raise StateError("this connection to the homeserver has been closed")
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._send(method, str(path), content, query)
+                return await (hedged(send, hedge_s, _is_answer) if hedge_s < timeout_s else send())
         except _FailedError:
             raise
         except TimeoutError as error:

@@ -169,6 +169,27 @@ async def test_request_ends_at_its_time_limit(scripted: ScriptedServer) -> None:
         await ask(make(scripted, VirtualTime(), timeout_s=0.05), repeat=Repeat.NEVER)
 
 
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [({}, 2), ({"repeat": Repeat.NEVER}, 1), ({"repeat": Repeat.IF_UNTOUCHED}, 1), ({"timeout_s": 0.3}, 1)],
+)
+async def test_silent_request_is_sent_once_more_beside_where_it_may_be(
+    scripted: ScriptedServer, options: dict[str, object], asked: int
+) -> None:
+    async def never(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    scripted.answers = [never, web.json_response({"ok": 1})]
+    transport = make(scripted, VirtualTime(), timeout_s=0.3 if asked == 1 else 30, hedge_s=0.05, retry=RetryPolicy(0))
+    if asked == 2:
+        assert await ask(transport, **options) == {"ok": 1}
+    else:
+        with pytest.raises(HomeserverError, match="did not answer within"):
+            await ask(transport, **options)
+    assert len(scripted.requests) == asked
+
+
 @pytest.mark.parametrize(("size", "fits"), [(999, True), (1000, True), (1001, False)])
 async def test_answer_is_read_up_to_its_limit(scripted: ScriptedServer, size: int, fits: bool) -> None:
     body = json.dumps({"x": ""})

@@ -1,0 +1,84 @@
+"""Of two requests the first answer counts, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from mxrtc_bridge.matrix.api.hedging import hedged
+
+pytestmark = pytest.mark.virtual_time
+NEVER = 1000.0
+
+
+class RefusedError(Exception):
+    """An answer."""
+
+
+class EndedError(Exception):
+    """A connection that has ended."""
+
+
+@dataclass
+class Requests:
+    """Each takes so many seconds and then ends so."""
+
+    ends: list[tuple[float, str | Exception]]
+    sent: int = 0
+    cancelled: list[int] = field(default_factory=list)
+
+    async def send(self) -> str:
+        number, self.sent = self.sent, self.sent + 1
+        after_s, end = self.ends[number]
+        try:
+            await asyncio.sleep(after_s)
+        except asyncio.CancelledError:
+            self.cancelled.append(number)
+            raise
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+async def outcome(requests: Requests) -> tuple[str | type[Exception], float]:
+    loop = asyncio.get_running_loop()
+    began, before = loop.time(), asyncio.all_tasks()
+    try:
+        got: str | type[Exception] = await hedged(requests.send, 30, lambda error: isinstance(error, RefusedError))
+    except (RefusedError, EndedError) as error:
+        got = type(error)
+    assert asyncio.all_tasks() == before
+    return got, loop.time() - began
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected", "sent"),
+    [
+        ([(29, "one")], ("one", 29), 1),
+        ([(10, EndedError())], (EndedError, 10), 1),
+        ([(NEVER, ""), (5, "two")], ("two", 35), 2),
+        ([(33, "one"), (9, "two")], ("one", 33), 2),
+        ([(NEVER, ""), (5, RefusedError())], (RefusedError, 35), 2),
+        ([(40, EndedError()), (20, "two")], ("two", 50), 2),
+        ([(50, "one"), (5, EndedError())], ("one", 50), 2),
+        ([(40, EndedError()), (20, EndedError())], (EndedError, 50), 2),
+    ],
+    ids=str,
+)
+async def test_first_answer_counts(
+    ends: list[tuple[float, str | Exception]], expected: tuple[str | type[Exception], float], sent: int
+) -> None:
+    requests = Requests(ends)
+    end, after_s = await outcome(requests)
+    assert (end, requests.sent) == (expected[0], sent)
+    assert after_s == pytest.approx(expected[1], abs=2)
+
+
+async def test_whoever_waits_no_more_leaves_no_request_behind() -> None:
+    requests = Requests([(NEVER, ""), (NEVER, "")])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(50):
+            await outcome(requests)
+    assert sorted(requests.cancelled) == [0, 1]
