@@ -280,7 +280,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
             over=lambda: gate.over(access.given.session_ended),
             delivered=lambda service, tally: access.announcements.delivered(tally.delivery(remote, local, service)),
             caller=remote,
-            look=lambda listing: states.of_services(listing, config.in_force.target),
+            look=lambda listing: states.of_services(listing, config.in_force.target, devices.why_down),
             seldom=seldom,
         )
 

@@ -73,17 +73,28 @@ class TargetStates:
         return {target: look.result() for target, look in looks.items()}
 
     async def of_services(
-        self, listing: Listing, target_of: Callable[[UserId, ServiceName], AnyTarget | None]
+        self,
+        listing: Listing,
+        target_of: Callable[[UserId, ServiceName], AnyTarget | None],
+        why_down: Callable[[UserId], str | None],
     ) -> States:
-        """Which services answer; UNKNOWN for those that nobody has looked at, and for all where it takes too long."""
-        targets = {(peer, name): target_of(peer, name) for peer, names in listing for name in names}
+        """Which services answer; UNKNOWN for those that nobody has looked at, and for all where it takes too long.
+
+        Args:
+            listing: the services.
+            target_of: where they lead.
+            why_down: why a peer takes no calls, and so none of its services can be reached; None where it does.
+        """
+        down = {peer for peer, _ in listing if why_down(peer) is not None}
+        targets = {(peer, name): target_of(peer, name) for peer, names in listing if peer not in down for name in names}
         try:
             async with asyncio.timeout(self._list_s):
                 up = await self.of(target for target in targets.values() if target is not None)
         except TimeoutError:
             up = {}
         said = {True: ServiceState.UP, False: ServiceState.DOWN, None: ServiceState.UNKNOWN}
-        return {service: said[None if target is None else up.get(target)] for service, target in targets.items()}
+        found = {service: said[None if target is None else up.get(target)] for service, target in targets.items()}
+        return found | {(peer, name): ServiceState.DOWN for peer, names in listing if peer in down for name in names}
 
     async def _state(self, target: AnyTarget) -> bool:
         now = self._monotonic()

@@ -70,16 +70,30 @@ async def test_states_of_services_are_those_of_their_targets_and_unknown_where_i
     def target_of(_peer: UserId, name: ServiceName) -> Target | None:
         return {ssh: TARGET, slow: SLOW}.get(name)
 
+    def no_peer(_peer: UserId) -> None:
+        return None
+
     connector = HangsAt(SLOW)
     states = TargetStates(connector, asyncio.get_running_loop().time, look_s=30)
-    found = await states.of_services(listing, target_of)
+    found = await states.of_services(listing, target_of, no_peer)
     assert found == {(peer, ssh): ServiceState.UP, (peer, gone): ServiceState.UNKNOWN}
     connector.failure = TargetFailure.REFUSED
     states = TargetStates(connector, asyncio.get_running_loop().time, look_s=30)
-    assert (await states.of_services(listing, target_of))[peer, ssh] is ServiceState.DOWN
+    assert (await states.of_services(listing, target_of, no_peer))[peer, ssh] is ServiceState.DOWN
     states = TargetStates(HangsAt(SLOW), asyncio.get_running_loop().time, look_s=30, list_s=0.05)
-    found = await states.of_services([(peer, (ssh, slow))], target_of)
+    found = await states.of_services([(peer, (ssh, slow))], target_of, no_peer)
     assert found == dict.fromkeys([(peer, ssh), (peer, slow)], ServiceState.UNKNOWN)
+
+
+async def test_services_of_a_peer_that_takes_no_calls_are_down_without_a_look() -> None:
+    up, down, ssh = UserId("@rtc_up:x.test"), UserId("@rtc_down:x.test"), ServiceName("ssh")
+    states = TargetStates(HangsAt(SLOW), asyncio.get_running_loop().time, look_s=30)
+    found = await states.of_services(
+        [(up, (ssh,)), (down, (ssh,))],
+        lambda peer, _name: TARGET if peer == up else SLOW,
+        lambda peer: "shows another identity" if peer == down else None,
+    )
+    assert found == {(up, ssh): ServiceState.UP, (down, ssh): ServiceState.DOWN}
 
 
 async def test_disk_that_hangs_counts_as_down_within_the_time_of_a_look_and_others_are_up(

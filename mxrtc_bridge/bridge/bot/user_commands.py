@@ -163,12 +163,12 @@ class UserCommands:
             if not self._rights.is_admin(sender.user):
                 return mistake_answer(Mistake('After peers, "all" is too much.', usage="peers"), direct=sender.direct)
             services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
-        found = await self._states.of_services(list(services.items()), config.target)
+        found = await self._states.of_services(list(services.items()), config.target, self._why_down)
         lines = []
         for peer, names in services.items():
             why = self._why_down(peer)
             said = {ServiceState.UP: "up", ServiceState.DOWN: "down", ServiceState.UNKNOWN: "not looked at"}
-            states = [f"{name} ({'down' if why else said[found[peer, name]]})" for name in names]
+            states = [f"{name} ({said[found[peer, name]]})" for name in names]
             down = f"; it takes no calls, as its account {why}" if why else ""
             lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states), down))
         more = [

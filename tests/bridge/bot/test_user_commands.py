@@ -134,13 +134,19 @@ class World:
     async def invited_members(self, _room: RoomId, _as_user: UserId) -> frozenset[UserId]:
         return frozenset()
 
-    async def _states(self, listing: Listing, target_of: Callable[[UserId, ServiceName], object]) -> States:
-        unknown = "@rtc_far:x/ssh"
-        return {
-            (peer, name): ServiceState.UNKNOWN if target_of(peer, name) == unknown else ServiceState.UP
-            for peer, names in listing
-            for name in names
-        }
+    async def _states(
+        self,
+        listing: Listing,
+        target_of: Callable[[UserId, ServiceName], object],
+        why_down: Callable[[UserId], str | None],
+    ) -> States:
+        found = {(peer, name): ServiceState.UP for peer, names in listing for name in names}
+        for peer, name in found:
+            if why_down(peer) is not None:
+                found[peer, name] = ServiceState.DOWN
+            elif target_of(peer, name) == "@rtc_far:x/ssh":
+                found[peer, name] = ServiceState.UNKNOWN
+        return found
 
     async def send_event(self, _room: RoomId, _kind: str, content: Any, *_: object) -> None:
         self.said.append(content["body"])
