@@ -9,6 +9,7 @@ from typing import Any
 from mxrtc_bridge.config.problems import KeyPath, Problem, quoted
 from mxrtc_bridge.config.registration import random_sender, random_token
 from mxrtc_bridge.config.schema import Root
+from mxrtc_bridge.config.service_edits import settings_of
 from mxrtc_bridge.config.yaml_reader import Value
 from mxrtc_bridge.config.yaml_writer import Off, section
 
@@ -121,13 +122,34 @@ class InitAnswers:
     listen: str
     peer: str | None = None
     services: Mapping[str, str] | None = None
-    """Targets by name of the service."""
+    """Targets by name of the service, as :func:`mxrtc_bridge.config.service_edits.settings_of` reads them."""
     allow: tuple[str, ...] = ()
     """Users who may use all services of the peer."""
+    admins: tuple[str, ...] = ()
+    advertise: tuple[str, ...] = ()
+    """Addresses that a router or a cloud maps to this machine."""
+    turn: tuple[str, ...] = ()
+    """URIs of a TURN server; those that the homeserver names are not used then."""
+    turn_username: str = ""
+    turn_password: str = ""
+
+
+def _ice(wishes: InitAnswers) -> dict[str, Any] | None:
+    ice: dict[str, Any] = {}
+    if wishes.turn:
+        account = {"username": wishes.turn_username, "credential": wishes.turn_password}
+        ice["servers"] = [{"urls": list(wishes.turn), **account}]
+    if wishes.advertise:
+        ice["advertise"] = list(wishes.advertise)
+    return ice or None
 
 
 def new_config(wishes: InitAnswers) -> str:
-    """Write a configuration with fresh tokens, a grant for the users named, and tests that hold it to that."""
+    """Write a configuration with fresh tokens, a grant for the users named, and tests that hold it to that.
+
+    Raises:
+        ValueError: a target is none.
+    """
     values: dict[str, Any] = {
         "version": 1,
         "homeserver": {"address": wishes.address, "domain": wishes.domain},
@@ -138,9 +160,11 @@ def new_config(wishes: InitAnswers) -> str:
             "as_token": random_token(),
         },
         "database": "sqlite:mxrtc-bridge.db",
+        "admins": list(wishes.admins) or None,
+        "ice": _ice(wishes),
     }
     if wishes.peer is not None:
-        services = {name: {"target": target} for name, target in (wishes.services or {}).items()}
+        services = {name: settings_of(target) for name, target in (wishes.services or {}).items()}
         values["peers"] = {wishes.peer: {"services": services}}
         nobody = "@nobody:elsewhere.invalid"
         if wishes.allow:

@@ -11,10 +11,29 @@ from typing import Any
 
 from mxrtc_bridge.config import yaml_editor
 from mxrtc_bridge.config.problems import KeyPath
+from mxrtc_bridge.config.values import parse_directory, parse_target
 from mxrtc_bridge.config.yaml_reader import read_yaml
 from mxrtc_bridge.core.errors import ConfigError
 
 _MAX_RULE_NAME = 63
+_DIRECTIONS = {"inbox": "receive", "share": "send"}
+"""How a directory is given as a target, and what callers do with it."""
+
+
+def settings_of(target: str) -> dict[str, Any]:
+    """What stands in the configuration for a service that is given as a target in one word.
+
+    Args:
+        target: a target of the configuration, ``inbox:/directory`` or ``share:/directory``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    kind, _, rest = target.partition(":")
+    if kind in _DIRECTIONS:
+        return {"files": {"dir": parse_directory(rest), "direction": _DIRECTIONS[kind]}}
+    parse_target(target)
+    return {"target": target}
 
 
 def add_service(text: str, peer: str, service: str, settings: Mapping[str, Any], subjects: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
@@ -73,6 +73,20 @@ def problems_from(errors: Sequence[ErrorDetails], prefix: KeyPath = ()) -> list[
     """Translate everything that one validation found; ``prefix`` is where the validated value stands."""
     located: list[ErrorDetails] = [{**error, "loc": (*prefix, *error["loc"])} for error in errors]
     return [Problem(_path(error), _MESSAGES.get(error["type"], _other)(error)) for error in located]
+
+
+def complaint_about(kind: Any, value: object) -> str | None:
+    """Why a single value cannot be used, or None if it can.
+
+    Args:
+        kind: its type in :mod:`mxrtc_bridge.config.schema`.
+        value: as in the file.
+    """
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        return problems_from(error.errors(include_url=False))[0].message
+    return None
 
 
 def _path(error: ErrorDetails) -> KeyPath:

@@ -7,31 +7,106 @@ Files are private from the start, and nothing that exists is replaced without ``
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner
 from mxrtc_bridge.cli.bridge.command_line import OF_THE_SERVICE, usual_config, usual_folder
+from mxrtc_bridge.cli.bridge.services import service_settings
+from mxrtc_bridge.config import schema
 from mxrtc_bridge.config.config import Config
-from mxrtc_bridge.config.example import InitAnswers, new_config
+from mxrtc_bridge.config.example import InitAnswers, new_config, placeholder_problems
 from mxrtc_bridge.config.loader import parse_config
 from mxrtc_bridge.config.private_files import write_private
+from mxrtc_bridge.config.privileged_sockets import what_it_controls
 from mxrtc_bridge.config.registration import random_sender, render_registration
-from mxrtc_bridge.config.values import parse_target
+from mxrtc_bridge.config.validation_errors import complaint_about
 from mxrtc_bridge.core.errors import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8008"
 DEFAULT_LISTEN = "127.0.0.1:29350"
 
 
+MAX_PASSWORD_CHARS = 4096
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg]  # the first versions that are allowed take none
+    """A value of the configuration, judged when it is given and not when all are there.
+
+    Args:
+        name: of the kind of value.
+        kind: its type in :mod:`mxrtc_bridge.config.schema`.
+    """
+
+    def __init__(self, name: str, kind: Any) -> None:
+        self.name = name
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if (complaint := complaint_about(self._kind, value)) is not None:
+            self.fail(complaint, param, ctx)
+        for problem in placeholder_problems(value):
+            self.fail(problem.message, param, ctx)
+        return str(value)
+
+
+ADDRESS = Checked("URL", schema.HttpUrl)
+DOMAIN = Checked("server name", schema.ServerName)
+LISTEN = Checked("listen address", schema.ListenText)
+PEER = Checked("name", schema.PeerName)
+SERVICE = Checked("name", schema.ServiceNameText)
+SUBJECT = Checked("subject", schema.Subject)
+USER = Checked("user id", schema.UserText)
+ADVERTISED = Checked("IP address", schema.Advertised)
+ICE_URI = Checked("URI", schema.IceUri)
+
+
 @click.command("init")
-@click.option("--homeserver-address", "address", metavar="URL", help=f"Client-server API  [default: {DEFAULT_ADDRESS}]")
-@click.option("--domain", metavar="NAME", help="Server name: the part after the colon of your user ids.")
-@click.option("--listen", metavar="ADDRESS:PORT", help=f"Where the homeserver calls us  [default: {DEFAULT_LISTEN}]")
-@click.option("--peer", metavar="NAME", help="Name of the first peer; its user id is @rtc_NAME:DOMAIN.")
+@click.option(
+    "--homeserver-address",
+    "address",
+    type=ADDRESS,
+    metavar="URL",
+    help=f"Client-server API  [default: {DEFAULT_ADDRESS}]",
+)
+@click.option("--domain", type=DOMAIN, metavar="NAME", help="Server name: the part after the colon of your user ids.")
+@click.option(
+    "--listen", type=LISTEN, metavar="ADDRESS:PORT", help=f"Where the homeserver calls us  [default: {DEFAULT_LISTEN}]"
+)
+@click.option("--peer", type=PEER, metavar="NAME", help="Name of the first peer; its user id is @rtc_NAME:DOMAIN.")
 @click.option("--service", "services", metavar="NAME=TARGET", multiple=True, help="Like ssh=tcp:127.0.0.1:22.")
-@click.option("--allow", metavar="@USER:SERVER", multiple=True, help="Who may use the services of the peer.")
+@click.option("--inbox", metavar="DIR", help="Files that callers send go there: --service inbox=inbox:DIR.")
+@click.option("--share", metavar="DIR", help="Files that callers may fetch: --service share=share:DIR.")
+@click.option(
+    "--allow", type=SUBJECT, metavar="WHO", multiple=True, help="@user:server or server:NAME that may use the peer."
+)
+@click.option(
+    "--admin", "admins", type=USER, metavar="@USER:SERVER", multiple=True, help="Who may give commands in the chat."
+)
+@click.option(
+    "--advertise",
+    type=ADVERTISED,
+    metavar="IP[/LOCAL]",
+    multiple=True,
+    help="Public address that a router or a cloud maps to this machine.",
+)
+@click.option(
+    "--turn",
+    type=ICE_URI,
+    metavar="URI",
+    multiple=True,
+    help="TURN server to use in place of those that the homeserver names.",
+)
+@click.option("--turn-username", metavar="NAME", help="User name at the TURN server.")
+@click.option(
+    "--turn-password-file",
+    type=click.File(),
+    metavar="FILE",
+    help="File with the password, or - for standard input. Without it, it is asked for.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -47,7 +122,14 @@ def init_command(
     listen: str | None,
     peer: str | None,
     services: tuple[str, ...],
+    inbox: str | None,
+    share: str | None,
     allow: tuple[str, ...],
+    admins: tuple[str, ...],
+    advertise: tuple[str, ...],
+    turn: tuple[str, ...],
+    turn_username: str | None,
+    turn_password_file: TextIO | None,
     output: Path,
     force: bool,
 ) -> int:
@@ -55,24 +137,34 @@ def init_command(
 
     Both have mode 0600 and random tokens.
 
-    Asks for what it needs; with --domain it asks nothing. --service and --allow may be given several times. Prints the
-    lines for homeserver.yaml to standard output.
+    Asks for what it needs; with --domain it asks nothing but the password of a TURN server. What is wrong is said when
+    it is given. --service, --allow, --admin, --advertise and --turn may be given several times. Prints the lines for
+    homeserver.yaml to standard output.
     """
     output = output.absolute()
     paths = output / "config.yaml", output / "registration.yaml"
     for path in paths:
         if _exists(path) and not force:
             raise click.UsageError(f"{path} exists already; use --force to replace it, or --output for another folder.")
+    chosen = _services(services, inbox, share)
+    # Before anything is asked: a mistake later would lose the answers.
+    password = _turn_password(turn, turn_username, turn_password_file)
     if domain is None:
         if not sys.stdin.isatty():
             raise click.UsageError("--domain is needed when there is nobody to ask.")
-        wishes = _ask(address, listen, peer, services, allow)
+        wishes = _ask(address, listen, peer, chosen, allow)
     else:
-        wishes = InitAnswers(
-            address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, _services(services), allow
-        )
+        wishes = InitAnswers(address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, chosen, allow)
+    wishes = replace(
+        wishes,
+        admins=admins,
+        advertise=advertise,
+        turn=turn,
+        turn_username=turn_username or "",
+        turn_password=password,
+    )
     if wishes.peer is None and (wishes.services or wishes.allow):
-        raise click.UsageError("--service and --allow belong to a peer: add --peer NAME.")
+        raise click.UsageError("--service, --inbox, --share and --allow belong to a peer: add --peer NAME.")
     if wishes.peer is not None and not wishes.services:
         raise click.UsageError(f"The peer {wishes.peer} needs at least one --service NAME=TARGET.")
     text = new_config(wishes)
@@ -88,46 +180,75 @@ def init_command(
     return 0
 
 
-def _services(texts: tuple[str, ...]) -> dict[str, str]:
+def _services(texts: tuple[str, ...], inbox: str | None, share: str | None) -> dict[str, str]:
+    directories = (("inbox", inbox), ("share", share))
     services: dict[str, str] = {}
-    for text in texts:
+    for text in (*texts, *(f"{name}={name}:{path}" for name, path in directories if path is not None)):
         name, equals, target = text.partition("=")
         if not equals:
             raise click.UsageError(f"--service {text[:80]!a} is not NAME=TARGET, like ssh=tcp:127.0.0.1:22.")
         if name in services:
             raise click.UsageError(f"--service {name[:80]!a} is given twice.")
+        service_settings(target, f"--service {name[:80]}" if text in texts else f"--{name}")
         services[name] = target
     return services
 
 
+def _turn_password(turn: tuple[str, ...], username: str | None, file: TextIO | None) -> str:
+    """The password of the TURN server, which is no option: the list of processes would show it."""
+    if not turn:
+        if username or file:
+            raise click.UsageError("--turn-username and --turn-password-file belong to a server: add --turn URI.")
+        return ""
+    if not username:
+        raise click.UsageError("--turn needs --turn-username NAME.")
+    if file is not None:
+        password = file.read(MAX_PASSWORD_CHARS + 1).strip()
+    elif sys.stdin.isatty():
+        password = click.prompt("Password at the TURN server", hide_input=True, err=True)
+    else:
+        raise click.UsageError("--turn needs --turn-password-file FILE when there is nobody to ask.")
+    if not 0 < len(password) <= MAX_PASSWORD_CHARS or not password.isprintable():
+        raise click.UsageError(f"The password at the TURN server is no line of 1 to {MAX_PASSWORD_CHARS} characters.")
+    return password
+
+
 def _ask(
-    address: str | None, listen: str | None, peer: str | None, services: tuple[str, ...], allow: tuple[str, ...]
+    address: str | None, listen: str | None, peer: str | None, services: dict[str, str], allow: tuple[str, ...]
 ) -> InitAnswers:
     """Ask for everything that was not given as an option; questions go to standard error."""
-    domain = click.prompt("Server name of your homeserver (the part after the colon of your user id)", err=True)
-    address = address or click.prompt("Its client-server API", default=DEFAULT_ADDRESS, err=True)
-    listen = listen or click.prompt("Where shall the bridge listen for it", default=DEFAULT_LISTEN, err=True)
-    peer = peer or click.prompt("Name of the first peer", default="build", err=True)
-    chosen = _services(services)
+    domain = _prompt("Server name of your homeserver (the part after the colon of your user id)", DOMAIN)
+    address = address or _prompt("Its client-server API", ADDRESS, DEFAULT_ADDRESS)
+    listen = listen or _prompt("Where shall the bridge listen for it", LISTEN, DEFAULT_LISTEN)
+    peer = peer or _prompt("Name of the first peer", PEER, "build")
+    chosen = dict(services)
     while not chosen:
-        name = click.prompt("Name of its service", default="ssh", err=True)
+        name = _prompt("Name of its service", SERVICE, "ssh")
         chosen[name] = click.prompt(
-            "Where does it lead (tcp:HOST:PORT or unix:/path)",
+            "Where does it lead (tcp:HOST:PORT, unix:/path, inbox:/directory or share:/directory)",
             default="tcp:127.0.0.1:22" if name == "ssh" else None,
             value_proc=_target_text,
             err=True,
         )
     if not allow:
-        user = click.prompt(f"Who may use it (@user:{domain}; empty for nobody)", default="", err=True)
+        user = click.prompt(
+            f"Who may use it (@user:{domain}; empty for nobody)",
+            default="",
+            value_proc=lambda text: text and USER.convert(text, None, None),
+            err=True,
+        )
         allow = (user,) if user else ()
-    return InitAnswers(str(address), str(domain), str(listen), str(peer), chosen, allow)
+    return InitAnswers(address, domain, listen, peer, chosen, allow)
+
+
+def _prompt(question: str, kind: Checked, default: str | None = None) -> str:
+    return str(click.prompt(question, default=default, type=kind, err=True))
 
 
 def _target_text(text: str) -> str:
-    try:
-        parse_target(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    service_settings(text, "Target")
+    if text.startswith("unix:") and (controls := what_it_controls(text.removeprefix("unix:"))) is not None:
+        raise click.BadParameter(f"{text[:80]!a} controls {controls}; whoever may use it is root on this machine.")
     return text
 
 
@@ -163,7 +284,8 @@ and   {registration} (both mode 0600).
 
 1. Let the homeserver read the registration (it holds the tokens), for example with Debian's Synapse:
      install -o matrix-synapse -m 0600 {registration} /etc/matrix-synapse/mxrtc.yaml
-   add it to homeserver.yaml under app_service_config_files (the lines above, with that path),
+   add it to homeserver.yaml under app_service_config_files (the lines above, with that path;
+   where that key is there already, add the second line to its list),
    and restart the homeserver. It will call the bridge at {config.appservice.url}.
 2. Look for mistakes:   mxrtc-bridge check{option}
 3. Start it:            mxrtc-bridge run{option}

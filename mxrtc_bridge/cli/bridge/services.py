@@ -22,15 +22,11 @@ from mxrtc_bridge.config.loader import load_config, parse_config
 from mxrtc_bridge.config.private_files import replace_text
 from mxrtc_bridge.config.problems import near_miss
 from mxrtc_bridge.config.secrets import read_file
-from mxrtc_bridge.config.service_edits import add_service, remove_service
-from mxrtc_bridge.config.values import parse_directory, parse_target
+from mxrtc_bridge.config.service_edits import add_service, remove_service, settings_of
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.errors import ConfigError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.text.display import display, quoted, sentence
-
-DIRECTIONS = {"inbox": "receive", "share": "send"}
-"""How a directory is given as a target, and what callers do with it."""
 
 _COLUMNS: Columns = {
     "service": lambda row: str(row["service"]),
@@ -39,21 +35,21 @@ _COLUMNS: Columns = {
 }
 
 
-def service_settings(target: str) -> dict[str, Any]:
+def service_settings(target: str, name: str = "TARGET") -> dict[str, Any]:
     """What stands in the configuration for a target as it is typed.
+
+    Args:
+        target: as typed.
+        name: what it is called in the message.
 
     Raises:
         click.UsageError: it is none.
     """
-    kind, _, rest = target.partition(":")
     try:
-        if kind in DIRECTIONS:
-            return {"files": {"dir": parse_directory(rest), "direction": DIRECTIONS[kind]}}
-        parse_target(target)
+        return settings_of(target)
     except ValueError as error:
         forms = "tcp:HOST:PORT, unix:/path, append:/path, read:/path, inbox:/directory or share:/directory"
-        raise click.UsageError(f"TARGET: {error}. It is one of: {forms}.") from None
-    return {"target": target}
+        raise click.UsageError(f"{name}: {error}. It is one of: {forms}.") from None
 
 
 def checked_subject(text: str) -> str:
@@ -111,9 +107,10 @@ def add_command(path: Path, socket: Path | None, allow: tuple[str, ...], name: s
 @socket_option
 @click.argument("name", metavar="[PEER/]SERVICE")
 def remove_command(path: Path, socket: Path | None, name: str) -> int:
-    """Remove a service from the configuration, and reload it: its sessions end.
+    """Remove a service from the configuration, and reload it.
 
-    Grants and tests that name it lose its name, and go if they name nothing else. A peer without services goes as well.
+    Its sessions end. Grants and tests that name it lose its name, and go if they name nothing else. A peer without
+    services goes as well.
     """
 
     def change(config: Config, text: str) -> tuple[str, str, str]:
@@ -130,9 +127,10 @@ def remove_command(path: Path, socket: Path | None, name: str) -> int:
 @config_option
 @json_option
 def list_command(path: Path, as_json: bool) -> int:
-    """List the services of the configuration: name, target, and who may use it.
+    """List the services of the configuration.
 
-    What admins have given for a time is not shown: mxrtc-bridge grants.
+    Of each: its name, where it leads, and who may use it. What admins have given for a time is not
+    shown: mxrtc-bridge grants.
     """
     config = load_as_owner(path)
     rows: list[Row] = [

@@ -111,7 +111,28 @@ def test_init_writes_nothing_when_only_the_registration_exists(admin: Admin) -> 
     [
         (["--domain", "https://example.org"], "without https://"),
         (["--domain", "--help"], "is not a server name"),
-        (["--domain", "example.org", "--listen", "29350"], "appservice.listen"),
+        (["--domain", "example.org", "--listen", "29350"], "'--listen': '29350' is not HOST:PORT"),
+        (["--domain", "example.org", "--homeserver-address", "matrix.example.org"], "'--homeserver-address'"),
+        (["--domain", "example.org", "--admin", "alice"], "'--admin'"),
+        (["--domain", "example.org", "--advertise", "example.org"], "'--advertise': 'example.org' is neither an IP"),
+        (["--domain", "example.org", "--inbox", "/srv/inbox"], "add --peer NAME"),
+        (["--domain", "example.org", "--peer", "b", "--inbox", "inbox"], "--inbox: 'inbox' is not an absolute path"),
+        (["--domain", "example.org", "--peer", "b", "--inbox", "/srv/a", "--service", "inbox=tcp:h:1"], "given twice"),
+        (["--domain", "example.org", "--turn", "turn.example.org"], "'--turn'"),
+        (["--domain", "example.org", "--turn", "turn:turn.example.org"], "needs --turn-username"),
+        (
+            ["--domain", "example.org", "--turn", "turn:t.example.org", "--turn-username", "u"],
+            "--turn-password-file FILE",
+        ),
+        (["--domain", "example.org", "--turn-username", "u"], "add --turn URI"),
+        (
+            [
+                *("--domain", "example.org", "--turn", "turn:t.test", "--turn-username", "u"),
+                "--turn-password-file",
+                "-",
+            ],
+            "is no line of 1 to",
+        ),
         (["--domain", "example.org", "--service", "ssh=tcp:h:1"], "add --peer NAME"),
         (["--domain", "example.org", "--allow", "@a:b.test"], "add --peer NAME"),
         (["--domain", "example.org", "--peer", "build"], "at least one --service"),
@@ -143,16 +164,81 @@ class Typing(io.StringIO):
 
 
 def test_init_asks_when_somebody_is_there(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = ["example.org", "", "", "box", "web", "nonsense", "unix:/run/web.sock", "@alice:example.org"]
+    answers = [
+        *(
+            "https://example.org",
+            "your-domain.example",
+            "example.org",
+            "nowhere",
+            "",
+            "29350",
+            "",
+            "My Box",
+            "box",
+            "We b",
+            "web",
+        ),
+        *("nonsense", "unix:/run/docker.sock", "unix:/run/web.sock", "alice", "@alice:example.org"),
+    ]
     monkeypatch.setattr("sys.stdin", Typing("\n".join(answers) + "\n"))
     code, out, err = admin("init", "--output", admin.folder)
     assert code == 0, err
     assert out.startswith("app_service_config_files:")
-    assert "'nonsense' is not a target" in err
+    # Each of the wrong ones was asked again, and none of the others.
+    for refused in ("without https://", "'nowhere'", "'29350'", "'nonsense' is not a target", "a container engine"):
+        assert refused in err
+    assert err.count("Error: ") == 9
     config = load_config(admin.config, {})
     assert config.homeserver.address == "http://127.0.0.1:8008"
     assert str(config.target(config.peer_id("box"), "web")) == "unix:/run/web.sock"
     assert [str(subject) for subject in config.grants[0].subjects] == ["@alice:example.org"]
+
+
+def test_init_asks_nothing_that_an_option_has_said_and_for_a_password_that_none_has(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Typing(""))
+    asked: list[str] = []
+
+    def hidden(question: str) -> str:
+        asked.append(question)
+        return "pass: word"
+
+    monkeypatch.setattr("click.termui.hidden_prompt_func", hidden)
+    turn = ("--turn", "turn:turn.example.org", "--turn", "turns:turn.example.org", "--turn-username", "bridge")
+    code, out, err = admin(
+        "init", *FLAGS, *turn, "--inbox", "/srv/inbox", "--share", "/srv/share", "--admin", "@alice:example.org",
+        "--admin", "@bob:example.org", "--advertise", "203.0.113.7/10.0.0.5", "--output", admin.folder,
+    )  # fmt: skip
+    assert code == 0, err
+    assert asked == ["Password at the TURN server: "]
+    assert "pass: word" not in out + err
+    config = load_config(admin.config, {})
+    assert {name: str(settings.target) for _, settings in config.services() for name in [settings.name]} == {
+        "ssh": "tcp:127.0.0.1:22",
+        "inbox": "files:/srv/inbox (receive)",
+        "share": "files:/srv/share (send)",
+    }
+    assert config.admins == {"@alice:example.org", "@bob:example.org"}
+    assert list(map(str, config.ice.advertise)) == ["203.0.113.7/10.0.0.5"]
+    (server,) = config.ice.servers or ()
+    assert (server.username, server.credential) == ("bridge", "pass: word")
+    assert server.turn_urls == ("turn:turn.example.org", "turns:turn.example.org")
+
+
+def test_init_reads_the_password_of_a_turn_server_from_a_file(admin: Admin, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("from a file\n")
+    turn = (
+        "--turn",
+        "turn:turn.example.org",
+        "--turn-username",
+        "bridge",
+        "--turn-password-file",
+        tmp_path / "password",
+    )
+    assert admin("init", *FLAGS, *turn, "--output", admin.folder)[0] == 0
+    (server,) = load_config(admin.config, {}).ice.servers or ()
+    assert server.credential == "from a file"
 
 
 def test_init_can_be_abandoned(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
