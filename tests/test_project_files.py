@@ -52,7 +52,7 @@ def test_the_types_of_the_package_are_there_for_type_checkers(tmp_path: Path) ->
     assert "Typing :: Typed" in PROJECT["classifiers"]
     assert (ROOT / "mxrtc_bridge/py.typed").read_bytes() == b""
     wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel.keys() == {"hooks"}, "nothing of the package is left out of the wheel"
+    assert wheel.keys() == {"hooks", "shared-data"}, "nothing of the package is left out of the wheel"
     program = "from mxrtc_bridge import __version__\nlength: int = __version__\n"
     (tmp_path / "user.py").write_text(program)
     result = subprocess.run(
@@ -61,6 +61,13 @@ def test_the_types_of_the_package_are_there_for_type_checkers(tmp_path: Path) ->
     )  # fmt: skip
     assert 'expression has type "str", variable has type "int"' in result.stdout
     assert "import-untyped" not in result.stdout
+
+
+def test_the_wheel_brings_a_manual_page_for_each_program_to_where_man_looks() -> None:
+    shared = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    (folder,) = [place for place, to in shared.items() if to == "share/man/man1"]
+    assert {page.name for page in (ROOT / folder).iterdir()} == {f"{program}.1" for program in PROJECT["scripts"]}
+    assert f"/{folder}" in PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"], "made from it as well"
 
 
 def test_what_may_be_imported_is_told_at_the_head_of_the_package() -> None:

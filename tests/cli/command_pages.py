@@ -53,8 +53,8 @@ eval "$(_{variable}_COMPLETE=bash_source {program})"
 
 For fish it is `_{variable}_COMPLETE=fish_source {program} | source`.
 
-This page is a manual page as well: `man docs/man/{program}.1` shows it.
-Copied to `/usr/local/share/man/man1`, it is there for `man {program}`.
+This page is a manual page as well, which the package brings.
+`man {program}` shows it where `PATH` leads to `{program}`.
 """
 
 
