@@ -59,12 +59,20 @@ def say(text: str, style: str = "") -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="mxrtc-bridge")
-def cli() -> None:
+@click.option("--json", "as_json", is_flag=True, help="The same as --json behind the command, where that has it.")
+@click.pass_context
+def cli(context: click.Context, as_json: bool) -> None:
     """Reach TCP services through Matrix calls: the bridge, for its admin.
 
     The bridge owns a set of Matrix users ("peers"). A user who has a right to it calls a peer, and every data channel
     of the call is piped to a local service. Begin with `mxrtc-bridge init`.
     """
+    name = context.invoked_subcommand
+    if not as_json or name is None:
+        return
+    if not any(option.name == "as_json" for option in cli.commands[name].params):
+        raise click.UsageError(f"{name} has no --json")
+    context.default_map = {name: {"as_json": True}}
 
 
 for each in (

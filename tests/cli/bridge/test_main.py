@@ -504,3 +504,13 @@ def test_program_survives_a_reader_that_goes_away() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_json_means_the_same_before_the_command_and_behind_it(admin: Admin) -> None:
+    admin.init()
+    before = admin("--json", "list", "-c", admin.config)
+    assert before == admin("list", "--json", "-c", admin.config)
+    assert (before[0], [type(json.loads(line)) for line in before[1].splitlines()]) == (0, [dict]), before
+    assert admin("list", "-c", admin.config)[1] != before[1]
+    code, out, err = admin("--json", "example-config")
+    assert (code, out, "example-config has no --json" in err) == (2, "", True), err
