@@ -15,7 +15,8 @@ from mxrtc_bridge.core.access.requests import RequestState
 from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import display, quoted
+from mxrtc_bridge.core.text.durations import take_duration
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.sync import SyncStream
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectRoomError, DirectRooms
@@ -49,6 +50,10 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     except UnicodeEncodeError:
         # A homeserver would answer it with an error of its own, as if that might pass.
         raise ClientError(Exit.USAGE, "the reason is not text in UTF-8") from None
+    if for_time is not None:
+        seconds, more = take_duration(tuple(for_time.split()))
+        if seconds is None or more:
+            raise ClientError(Exit.USAGE, f"--for {quoted(for_time)} is no time: write 30m, 2h or 3d, at most 90d")
     bot = UserId(f"@{login.bot}:{server_of(name.peer)}")
     words = f"{PREFIX} request {name.peer}/{name.service}"
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")

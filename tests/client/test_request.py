@@ -69,3 +69,14 @@ async def test_a_reason_that_no_homeserver_takes_is_refused_before_it_is_asked(t
     with pytest.raises(ClientError, match="the reason is not text in UTF-8") as caught:
         await request(Context(state, Report()), "build/web", for_time=None, because=because, wait=False)
     assert caught.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize("typed", ["soon", "", "91d", "2", "2h because I say so", "-2h", "2h 3"])
+async def test_what_is_no_time_is_said_in_the_words_of_the_command_line(tmp_path: Path, typed: str) -> None:
+    """And nobody is called for it."""
+    state = StateFolder(tmp_path)
+    state.save_login(Login("http://127.0.0.1:1", UserId("@alice:example.test"), "DEVICE", "token"))
+    asked = request(Context(state, Report()), "build/web", for_time=typed, because=None, wait=False)
+    with pytest.raises(ClientError, match=r"--for .* is no time: write 30m, 2h or 3d, at most 90d") as caught:
+        await asked
+    assert caught.value.code is Exit.USAGE
