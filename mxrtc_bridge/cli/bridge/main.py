@@ -71,7 +71,7 @@ def cli(context: click.Context, as_json: bool) -> None:
     if not as_json or name is None:
         return
     if not any(option.name == "as_json" for option in cli.commands[name].params):
-        raise click.UsageError(f"{name} has no --json")
+        raise click.UsageError(f"The command {name} has no --json.")
     context.default_map = {name: {"as_json": True}}
 
 

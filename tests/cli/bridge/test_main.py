@@ -513,4 +513,4 @@ def test_json_means_the_same_before_the_command_and_behind_it(admin: Admin) -> N
     assert (before[0], [type(json.loads(line)) for line in before[1].splitlines()]) == (0, [dict]), before
     assert admin("list", "-c", admin.config)[1] != before[1]
     code, out, err = admin("--json", "example-config")
-    assert (code, out, "example-config has no --json" in err) == (2, "", True), err
+    assert (code, out, "The command example-config has no --json." in err) == (2, "", True), err
