@@ -71,7 +71,7 @@ class Waiting:
         used = sum(int(each) for each in Path(f"/proc/{self.pid}/stat").read_text().split()[13:15])
         if used != self._used[0]:
             self._used = used, time.monotonic()
-        return used > 5 and time.monotonic() - self._used[1] > 1
+        return used > 2 and time.monotonic() - self._used[1] > 1
 
     def ends(self, number: signal.Signals, *, times: int = 1, within_s: float = SOON_S, ignored: bool = False) -> str:
         """Start, wait until it waits, tell it to end, and return what it said."""
