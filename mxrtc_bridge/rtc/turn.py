@@ -16,6 +16,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from aioice import stun, turn
+from aioice.utils import random_transaction_id
 
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
@@ -60,6 +61,13 @@ _OUTCOMES_OF_KINDS: tuple[tuple[tuple[type[Exception], ...], ServerOutcome], ...
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES})
 
 
+ALLOCATION_MISMATCH = 437
+STALE_NONCE = 438
+MAX_PORTS = 3
+"""From which an allocation is asked for, as long as the server still knows another one from the same: of a session that
+has ended, or of somebody who had this port of a NAT before (RFC 8656 section 7.4)."""
+
+
 async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, *, channel_refresh_s: float) -> None:
     """Give ``protocol`` a relayed socket.
 
@@ -74,6 +82,16 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, 
     Raises:
         Exception: one of :data:`SERVER_ERRORS`; nothing is left open, here or at the server.
     """
+    for _ in range(MAX_PORTS - 1):
+        try:
+            return await _allocate(server, address, protocol, channel_refresh_s)
+        except stun.TransactionFailed as error:
+            if error.response.error_code != ALLOCATION_MISMATCH:
+                raise
+    return await _allocate(server, address, protocol, channel_refresh_s)
+
+
+async def _allocate(server: TurnServer, address: Address, protocol: GuardedStun, channel_refresh_s: float) -> None:
     loop = asyncio.get_running_loop()
     client: _TcpClient | _UdpClient
     transport: asyncio.BaseTransport
@@ -173,6 +191,20 @@ class _Client(turn.TurnClientMixin):
         except stun.TransactionFailed as error:
             self.forbids |= error.response.error_code == HTTPStatus.FORBIDDEN
             raise
+
+    async def request_with_retry(self, request: stun.Message) -> tuple[stun.Message, Address]:
+        """Ask again if the nonce was another one by then.
+
+        The answer to our first packet may come behind that to a repeated one, and each has its own (RFC 8489 section
+        9.2.5).
+        """
+        try:
+            return await super().request_with_retry(request)
+        except stun.TransactionFailed as error:
+            if error.response.error_code != STALE_NONCE:
+                raise
+            request.transaction_id = random_transaction_id()
+            return await super().request_with_retry(request)
 
     async def unless_gone(self, work: Coroutine[None, None, None]) -> None:
         """Do ``work``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import cast
@@ -16,6 +17,7 @@ from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, TurnServer
 from mxrtc_bridge.rtc.peer import DataPeerConnection
+from mxrtc_bridge.rtc.turn import ALLOCATION_MISMATCH, STALE_NONCE
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_hostile_ice import offer_with
 from tests.waiting import turns, until
@@ -23,7 +25,8 @@ from tests.waiting import turns, until
 pytestmark = pytest.mark.both_loops
 
 SUCCESS, ERROR = 0x100, 0x110
-LIFETIME, REALM, NONCE, RELAYED, MAPPED = 0x0D, 0x14, 0x15, 0x16, 0x20
+ERROR_CODE, LIFETIME, REALM, NONCE, RELAYED, MAPPED = 0x09, 0x0D, 0x14, 0x15, 0x16, 0x20
+ALLOCATE = bytes([0, 3])
 
 Answer = Callable[[bytes], bytes | None]
 """What the server says to a request; with None it closes the connection."""
@@ -40,16 +43,25 @@ def allocated(request: bytes, lifetime: bytes) -> bytes:
     return message(SUCCESS, request, (LIFETIME, lifetime), (MAPPED, address), (RELAYED, address))
 
 
+def signed(answer: bytes) -> bytes:
+    """As a server does it that knows the password (RFC 8489 section 9.2.2)."""
+    whole = stun.parse_message(answer)
+    whole.add_message_integrity(hashlib.md5(b"user:r:secret").digest())
+    return bytes(whole)
+
+
 class Liar(asyncio.DatagramProtocol, asyncio.Protocol):
     """Answers every request alike, by UDP and by TCP.
 
     Attributes:
         requests: how many have come.
+        senders: from where, by UDP.
     """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self.requests = 0
+        self.senders = set[tuple[str, int]]()
         self._transport: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,6 +69,7 @@ class Liar(asyncio.DatagramProtocol, asyncio.Protocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self.requests += 1
+        self.senders.add(addr)
         if answer := self._answer(data):
             cast(asyncio.DatagramTransport, self._transport).sendto(answer, addr)
 
@@ -88,6 +101,42 @@ async def lying(
     finally:
         await peer.close()
         close()
+
+
+@pytest.mark.parametrize(("mismatches", "relayed", "asked"), [(1, True, 2), (2, True, 3), (100, False, 3)])
+async def test_allocation_is_asked_for_from_another_port_where_the_server_knows_one(
+    mismatches: int, relayed: bool, asked: int
+) -> None:
+    answers = iter([ALLOCATION_MISMATCH] * mismatches)
+
+    def answer(request: bytes) -> bytes:
+        code = next(answers, 0) if request[:2] == ALLOCATE else 0
+        if code:
+            return message(ERROR, request, (ERROR_CODE, bytes([0, 0, code // 100, code % 100])))
+        return allocated(request, (600).to_bytes(4))
+
+    async with lying("udp", answer) as (liar, peer):
+        assert ("typ relay" in await peer.create_offer()) == relayed
+        assert (liar.requests, len(liar.senders)) == (asked, asked)
+
+
+@pytest.mark.parametrize(("stale", "relayed"), [(1, True), (2, True), (100, False)])
+async def test_nonce_that_is_stale_again_is_replaced_again(stale: int, relayed: bool) -> None:
+    """As where the answer to a packet comes behind that to the repeated one, each with a nonce of its own."""
+    codes = iter([401, *[STALE_NONCE] * stale])
+    nonces = []
+
+    def answer(request: bytes) -> bytes | None:
+        code = next(codes, 0) if request[:2] == ALLOCATE else 0
+        if code:
+            nonces.append(b"n%d" % len(nonces))
+            error = (ERROR_CODE, bytes([0, 0, code // 100, code % 100]))
+            return message(ERROR, request, error, (REALM, b"r"), (NONCE, nonces[-1]))
+        return signed(allocated(request, (600).to_bytes(4)))
+
+    async with lying("udp", answer) as (_, peer):
+        assert ("typ relay" in await peer.create_offer()) == relayed
+    assert len(nonces) == (1 + stale if relayed else 4)
 
 
 @pytest.fixture
