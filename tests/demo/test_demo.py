@@ -78,7 +78,9 @@ async def test_demo_stays_up_until_interrupted_and_its_commands_can_be_pasted(tm
         # The last command asks about somebody without a grant: that is its exit code.
         assert pasted.returncode == 3, pasted.tail(60)
         assert said.count("You are behind the bridge") == (2 if shutil.which("curl") else 1), pasted.tail(60)
-        assert "demo/web\tstream" in said.splitlines()
+        assert [line.split("\t")[:3] for line in said.splitlines() if line.startswith("demo/web")] == [
+            ["demo/web", "stream", "up"]
+        ]
         assert said.splitlines()[-2:] == ["allow: grant demo-users", "deny: no grant"]
         assert port_taking == ["mxrtc connect demo/web -L 8080"]
 
