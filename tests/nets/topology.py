@@ -219,6 +219,10 @@ class Internet:
             router.run("ip link set lan mtu 1500")
         self.client.run("ip address flush dev eth1\nip link set eth1 down")
         self.line_mtu(1500)
+        # An interface whose packets were too small for IPv6 has lost all of it.
+        line = f"2a0a:{self.client_router.number}:"
+        self.core.run(f"ip -6 address replace {line}:1/64 dev core3")
+        self.client_router.run(f"ip -6 address replace {line}:2/64 dev wan\nip -6 route replace default via {line}:1")
 
     def with_ipv6(self, host: Host, *, ipv4: bool = True) -> None:
         """Give bridge or client a public IPv6 address too, or instead."""
