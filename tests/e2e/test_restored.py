@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shutil
 import sqlite3
 import sys
@@ -24,6 +26,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
+PAGE = Path(__file__).parent.parent.parent / "docs/how-to/backup.md"
 PEER = f"@rtc_build:{DOMAIN}"
 TAKEN = KEYS_WANTED - 20
 
@@ -117,6 +120,48 @@ async def test_a_database_of_the_bridge_that_is_put_back_twice_costs_its_devices
         assert len(after) == 1
         assert after != before
         await assert_call_by_device(world, "alice")
+
+
+def shown(heading: str, world: World) -> str:
+    """The commands that the page about backups shows, for the folder of this bridge, and without a service manager."""
+    part = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+    lines = [line for line in block.splitlines() if not line.startswith(("systemctl ", "chown "))]
+    names = {"/var/lib/mxrtc": str(world.folder), "/somewhere/safe": str(world.folder / "safe")}
+    text = "\n".join(lines).replace("mxrtc-bridge.db", "bridge.db")
+    for name, here in names.items():
+        text = text.replace(name, here)
+    return text
+
+
+async def carry_out(commands: str) -> None:
+    shell = await asyncio.create_subprocess_exec("sh", "-euc", commands, stderr=asyncio.subprocess.PIPE)
+    _, said = await shell.communicate()
+    assert (shell.returncode, said.decode()) == (0, "")
+
+
+async def test_a_bridge_that_is_backed_up_while_it_runs_and_lost_is_the_same_when_it_is_restored(world: World) -> None:
+    assert world.bridge is not None
+    (world.folder / "registration.yaml").write_text("kept")
+    await assert_call_by_device(world, "alice")
+    before = {name: (world.folder / name).read_bytes() for name in ("config.yaml", "encryption.key")}
+    await carry_out(shown("Back up", world))
+    safe = world.folder / "safe"
+    assert {f"{each.stat().st_mode & 0o077:o}" for each in (safe, safe / "bridge.db", safe / "encryption.key")} == {"0"}
+    await assert_call_by_device(world, "bob")
+    world.bridge.kill()
+    await world.bridge.wait(20)
+    for each in [*before, "registration.yaml"]:
+        (world.folder / each).unlink()
+    assert (world.folder / "bridge.db-wal").exists(), "what must not be written into the old database"
+    await carry_out(shown("Restore", world))
+    assert {name: (world.folder / name).read_bytes() for name in before} == before
+    assert (world.folder / "registration.yaml").read_text() == "kept"
+    assert not (world.folder / "bridge.db-wal").exists()
+    await world.start_bridge()
+    for user in ("alice", "bob"):
+        await assert_call_by_device(world, user)
+    assert not (world.folder / "audit-refused.jsonl").exists()
 
 
 async def test_a_device_of_a_peer_that_the_homeserver_deletes_while_the_bridge_runs_gets_a_successor(
