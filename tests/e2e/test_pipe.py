@@ -125,18 +125,6 @@ async def test_ls_shows_what_the_user_may_use_and_nothing_else(world: World) -> 
     assert sorted(out.decode().splitlines()) == wanted
 
 
-async def test_how_says_what_to_type_as_the_chat_does(world: World) -> None:
-    code, out, err = await world.run_mxrtc("alice", "how", "build/echo")
-    assert (code, out) == (0, b"mxrtc connect build/echo -L 9000\nmxrtc nc build/echo\n"), err
-    code, out, err = await world.run_mxrtc("alice", "--json", "how", "build")
-    assert [each["name"] for each in map(json.loads, out.splitlines()) if each["kind"] == "how"] == [
-        f"build/{service}" for service in ("digest", "down", "echo", "log", "motd")
-    ], err
-    code, out, err = await world.run_mxrtc("alice", "how", "build/nosuch")
-    assert (code, out) == (3, b""), err
-    assert "build/nosuch: there is no such service, or you have no right to it; mxrtc ls lists what there is" in err
-
-
 async def test_ping_tells_the_round_trip_and_the_path(world: World) -> None:
     code, out, err = await world.run_mxrtc("alice", "--json", "ping", "build", "-c", "3")
     assert code == 0, err

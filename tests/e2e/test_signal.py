@@ -88,6 +88,17 @@ async def test_what_was_called_is_said_for_programs(world: World) -> None:
     assert connected["peer_device"]
 
 
+async def test_how_says_what_to_type_as_the_chat_does(world: World) -> None:
+    code, out, err = await world.run_mxrtc("alice", "how", "build/echo")
+    assert (code, out) == (0, b"mxrtc connect build/echo -L 9000\nmxrtc nc build/echo\n"), err
+    code, out, err = await world.run_mxrtc("alice", "--json", "how", "build")
+    said = [each for each in map(json.loads, out.splitlines()) if each["kind"] == "how"]
+    assert [(each["name"], each["type"]) for each in said] == [("build/echo", "stream")], err
+    code, out, err = await world.run_mxrtc("alice", "how", "build/nosuch")
+    assert (code, out) == (3, b""), err
+    assert "build/nosuch: there is no such service, or you have no right to it; mxrtc ls lists what there is" in err
+
+
 async def test_who_has_no_right_is_refused_with_the_code_for_it(world: World) -> None:
     code, _, said = await world.run_mxrtc("bob", "ping", "build", "-c", "1")
     assert (code, "you have no right" in said) == (3, True), said
