@@ -418,15 +418,21 @@ def test_chunks_cut_for_a_wide_path_get_through_one_that_loses_fragments_in_piec
     assert mtu - 20 <= world.left.association._path.size <= mtu
 
 
-def test_side_that_takes_no_pieces_is_left_soon_where_nothing_else_gets_through() -> None:
-    """A new association begins with small packets; this one would wait for a minute."""
+def sending_whole(seed: int) -> World:
+    """A megabyte on its way to a side that takes no pieces."""
     settings = SctpSettings(
         packet_size_floor=511, packet_size_ceiling=1444, heartbeat_interval=0, backoff_max=2.0, max_retransmissions=30
     )
-    world = established(pair(25, Path(rate=500_000), settings))
+    world = established(pair(seed, Path(rate=500_000), settings))
     world.left.association._sender.in_pieces = False
     world.run(5)
     send_bulk(world, 1 << 20)
+    return world
+
+
+def test_side_that_takes_no_pieces_is_left_soon_where_nothing_else_gets_through() -> None:
+    """A new association begins with small packets; this one would wait for a minute."""
+    world = sending_whole(25)
     world.run(1)
     world.there.path = Path(rate=500_000, mtu=1000)
     began = world.now
@@ -435,13 +441,7 @@ def test_side_that_takes_no_pieces_is_left_soon_where_nothing_else_gets_through(
 
 
 def test_outage_is_waited_for_with_a_side_that_takes_no_pieces() -> None:
-    settings = SctpSettings(
-        packet_size_floor=511, packet_size_ceiling=1444, heartbeat_interval=0, backoff_max=2.0, max_retransmissions=30
-    )
-    world = established(pair(26, Path(rate=500_000), settings))
-    world.left.association._sender.in_pieces = False
-    world.run(5)
-    send_bulk(world, 1 << 20)
+    world = sending_whole(26)
     for _ in range(3):
         world.run(0.3)
         world.there.path = Path(loss=1.0)

@@ -73,22 +73,23 @@ async def no_servers(_: Homeserver) -> tuple[IceServer, ...]:
 LOGIN = Login("http://127.0.0.1:1", ALICE, "LAPTOP", "secret-token")
 
 
+async def call_for(context: Context, seconds: float) -> None:
+    """Call a peer that does not answer, and give up."""
+    async with Caller(context, LOGIN) as caller:
+        calling = asyncio.create_task(caller.call(PEER).__aenter__())
+        await asyncio.sleep(seconds)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+
+
 def test_what_is_left_of_a_call_is_no_part_of_the_program(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would never be collected, and a command that calls again for weeks would grow with each call."""
     calls = Calls()
     monkeypatch.setattr(caller_module, "calls_by_device", calls.calls_by_device)
     monkeypatch.setattr(Homeserver, "turn_server", no_servers)
-
-    async def story() -> None:
-        async with Caller(context, LOGIN) as caller:
-            calling = asyncio.create_task(caller.call(PEER).__aenter__())
-            await asyncio.sleep(1)
-            calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
-
-    virtual_time.run(story())
+    virtual_time.run(call_for(context, 1))
     frozen = gc.get_freeze_count()
-    virtual_time.run(story())
+    virtual_time.run(call_for(context, 1))
     assert len(calls.invites) == 3
     assert gc.get_freeze_count() == frozen
 
@@ -105,15 +106,7 @@ def test_a_call_that_is_made_again_has_the_same_question_for_turn_servers(
 
     monkeypatch.setattr(caller_module, "calls_by_device", calls.calls_by_device)
     monkeypatch.setattr(Homeserver, "turn_server", never)
-
-    async def story() -> None:
-        async with Caller(context, LOGIN) as caller:
-            calling = asyncio.create_task(caller.call(PEER).__aenter__())
-            await asyncio.sleep(12)
-            calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
-
-    virtual_time.run(story())
+    virtual_time.run(call_for(context, 12))
     assert len(calls.invites) == 2
 
 
