@@ -232,7 +232,7 @@ async def test_a_row_changed_in_the_database_ends_the_start(world: World) -> Non
     await audit.record(CALL)
     await audit.close()
     await world.database.transaction(
-        lambda connection: connection.execute("UPDATE audit SET digest = ? WHERE number = 2", ("e" * 64,))
+        lambda connection: connection.execute(f"UPDATE audit SET digest = '{'e' * 64}' WHERE number = 2")
     )
     with pytest.raises(AuditContradictionError, match="the number 2"):
         await world.start()
