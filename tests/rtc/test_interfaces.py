@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import secrets
 import socket
 import subprocess
 import sys
@@ -192,8 +193,12 @@ def test_sockets_do_not_block_and_have_large_buffers() -> None:
 
 
 def free_range(count: int) -> int:
-    """Find ``count`` UDP ports in a row that are free at the moment."""
-    for first in range(41000, 60000, count):
+    """Find ``count`` UDP ports in a row that are free at the moment.
+
+    Somewhere in the range, as whoever runs tests beside these begins to look at the same moment.
+    """
+    begin = secrets.randbelow(18000)
+    for first in (41000 + (begin + offset) % 18900 for offset in range(0, 18000, count)):
         sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
         try:
             for offset, sock in enumerate(sockets):

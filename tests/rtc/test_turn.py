@@ -330,8 +330,8 @@ async def test_channel_is_bound_again_once_each_time_and_holds_nothing_back(
                     ours.channel.send(bytes(16384))
                     sent += 16384
                 await asyncio.sleep(0)
-        took = asyncio.get_running_loop().time() - began
         await theirs.until(lambda channel: channel.received_bytes == sent)
+        took = asyncio.get_running_loop().time() - began
     assert len(asked) - before <= 1 + took / 0.2
 
 
