@@ -1,4 +1,4 @@
-"""``mxrtc login``, ``logout`` and ``status``: what needs the homeserver, or less, but no call.
+"""``mxrtc login``, ``logout``, ``accounts`` and ``status``: what needs the homeserver, or less, but no call.
 
 Scripts and prompts ask for the status often, so nothing is loaded here that only calls need.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import sys
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.service_table import service_lines
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import typed_user_id
+from mxrtc_bridge.core.ids import UserId, typed_user_id
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
@@ -32,6 +34,7 @@ async def login(context: Context, user: str, password: str, homeserver: str | No
         raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
     if not password:
         raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
+    _check_free(context, user_id)
     # First, as the homeserver makes a device each time, which nobody could use.
     context.state.try_to_save()
     waiting = Waiting(context.report, context.call.timeout_s)
@@ -50,6 +53,50 @@ async def login(context: Context, user: str, password: str, homeserver: str | No
     context.report.say(
         "login", f"logged in as {account.user_id}", user=account.user_id, device=account.device_id, homeserver=address
     )
+
+
+def _check_free(context: Context, user: UserId) -> None:
+    """Refuse to take the place of somebody else's login, and with it of their device.
+
+    Raises:
+        ClientError: somebody else is logged in.
+    """
+    if not context.state.has_login():
+        return
+    try:
+        before = context.state.load_login()
+    except ClientError:
+        return  # damaged: logging in again is what mends it
+    if before.user_id != user:
+        raise ClientError(
+            Exit.USAGE,
+            f"{before.user_id} is logged in here; to keep both, give the other account a name: "
+            f"mxrtc --account NAME login {user}; or log out first with 'mxrtc logout'",
+        )
+
+
+async def accounts(context: Context, default: str | None) -> None:
+    """List the accounts, once ``default`` has been made the one that is used where none is named."""
+    if default is not None:
+        context.accounts.choose(default)
+    used = context.accounts.default_name()
+    rows, objects = [], []
+    for each in context.accounts.found():
+        fields: dict[str, object] = {"name": each.name, "default": each.name == used}
+        try:
+            login = each.folder.load_login()
+        except ClientError as error:
+            fields |= {"user": None, "device": None, "homeserver": None, "problem": str(error)}
+            words: tuple[str, str | None] = (str(error), None)
+        else:
+            fields |= {"user": login.user_id, "device": login.device_id, "homeserver": login.homeserver, "problem": ""}
+            words = (login.user_id, _shown(login.homeserver))
+        objects.append(fields)
+        rows.append((f"{'*' if each.name == used else ' '} {each.name}", *words))
+    if not rows:
+        raise ClientError(Exit.USAGE, "nobody is logged in; log in with 'mxrtc login @you:example.org'")
+    for line, fields in zip(service_lines(rows, aligned=sys.stdout.isatty()), objects, strict=True):
+        context.report.data("account", line, **fields)
 
 
 async def logout(context: Context) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
@@ -47,8 +48,10 @@ class Context:
     """What all commands share."""
 
     state: StateFolder
+    """Of the account that is used."""
     report: Report
     call: CallOptions = CallOptions()
+    accounts: Accounts = field(default_factory=Accounts.default)
 
 
 @dataclass(frozen=True, slots=True)

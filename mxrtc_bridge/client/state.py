@@ -1,4 +1,4 @@
-"""The state folder of ``mxrtc``: the login, known rooms, sockets of running commands.
+"""The folder of one account of ``mxrtc``: the login, known rooms, sockets of running commands.
 
 Everything in it is readable by its owner only. What it holds is data, read as strictly as anything from outside:
 another version, or a person with an editor, may have written it.
@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,17 @@ class StateFolder:
     """The folder itself.
 
     Args:
-        path: where it is, perhaps beginning with ``~``; made with mode 0700 when something is written.
+        path: where it is, perhaps beginning with ``~``, or what says so when it is asked for first; made with mode 0700
+            when something is written.
+        above: the folder that it is in, if that has to be private as well; may be the same one.
     """
 
-    def __init__(self, path: Path, *, max_rooms: int = MAX_ROOMS) -> None:
+    def __init__(
+        self, path: Path | Callable[[], Path], *, max_rooms: int = MAX_ROOMS, above: StateFolder | None = None
+    ) -> None:
         self._max_rooms = max_rooms
         self._named = path
+        self._above = above
 
     @classmethod
     def default(cls) -> StateFolder:
@@ -80,12 +85,14 @@ class StateFolder:
         Raises:
             ClientError: that depends on a home directory, and there is none, as for a user that a container invents.
         """
+        # Once: another command may choose another account meanwhile.
+        named = self._named = self._named() if callable(self._named) else self._named
         try:
-            return self._named.expanduser()
+            return named.expanduser()
         except RuntimeError:
             raise ClientError(
                 Exit.LOCAL,
-                f"there is no home directory for {self._named}; name a folder with --state or MXRTC_STATE, or set HOME",
+                f"there is no home directory for {named}; name a folder with --state or MXRTC_STATE, or set HOME",
             ) from None
 
     # Login
@@ -136,6 +143,36 @@ class StateFolder:
                     except OSError as error:
                         words = f"{self.path / name} cannot be removed: {error.strerror}; remove it yourself"
                         raise ClientError(Exit.LOCAL, words) from error
+        if self._is_below():
+            # Where something is left, such as the socket of a command that still runs, it stays.
+            for empty in (self.path / "run", self.path):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+
+    def has_login(self) -> bool:
+        """Whether somebody is logged in, as far as names tell."""
+        try:
+            return (self.path / "login.json").exists()
+        except OSError:
+            return False  # whoever reads it says why it cannot be
+
+    # What belongs to all accounts
+
+    def load(self, name: str) -> dict[str, object] | None:
+        """The object in a file that holds no secret; None if there is no such file.
+
+        Raises:
+            ClientError: it cannot be read, or is damaged.
+        """
+        return self._read(self.path / name)
+
+    def save(self, name: str, data: dict[str, object]) -> None:
+        """Write such a file.
+
+        Raises:
+            ClientError: it cannot be written.
+        """
+        self._write(self.path / name, data)
 
     # Rooms: a cache, so damage is no error
 
@@ -188,6 +225,10 @@ class StateFolder:
         """
         try:
             self._exists()
+            if self._is_below():
+                assert self._above is not None
+                with self._above.opened() as above:
+                    os.close(open_private_directory(above, self.path.parent.name, str(self.path.parent)))
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = open_private_directory(None, self.path, str(self.path))
         except LocalError as error:
@@ -198,6 +239,9 @@ class StateFolder:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _is_below(self) -> bool:
+        return self._above is not None and self._above.path != self.path
 
     def _exists(self) -> bool:
         """Whether there is a folder, once its path is known to lead nowhere else: some files are opened by it."""

@@ -31,6 +31,7 @@ The options of `mxrtc` itself stand before the command: `mxrtc --timeout 60 ls`.
 
 Without `--state` and `MXRTC_STATE` the state folder is `$XDG_STATE_HOME/mxrtc`, or `~/.local/state/mxrtc`.
 It holds the access token and is readable by its owner only.
+The first account is in the folder itself, others are below `accounts` in it.
 Without `--interface` all network interfaces but loopback are used.
 Proxies (`HTTPS_PROXY` and the like) are not used: the homeserver must be reached directly.
 Peers are reached by UDP or by [a TURN server](../how-to/turn.md).

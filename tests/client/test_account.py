@@ -12,6 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from mxrtc_bridge.client import account
+from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
@@ -143,3 +144,49 @@ async def test_status_tells_what_runs_and_fails_where_the_login_is_no_more(
     assert caught.value.code is Exit.USAGE
     login, session = said(capsys)
     assert (login["reachable"], session["peer"], session["sent"]) == (False, "build", 2)
+
+
+def accounts_of(state: StateFolder) -> Context:
+    found = Accounts(state)
+    return Context(found.folder(), Report(as_json=True), accounts=found)
+
+
+async def test_accounts_are_listed_and_one_is_chosen(state: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    log_in(state, "https://one.test")
+    found = Accounts(state)
+    found.folder("work").save_login(Login("https://two.test", UserId("@me:two.test"), "TWO", "secret-token"))
+    (state.path / "accounts" / "work2").mkdir()
+    (state.path / "accounts" / "work2" / "login.json").write_text("{")
+    await account.accounts(accounts_of(state), None)
+    lines = said(capsys)
+    kept = [(each["name"], each["default"], each["user"], each["device"], each["homeserver"]) for each in lines]
+    assert kept == [
+        ("default", True, ALICE, "LAPTOP", "https://one.test"),
+        ("work", False, "@me:two.test", "TWO", "https://two.test"),
+        ("work2", False, None, None, None),
+    ]
+    assert "login.json" in str(lines[2]["problem"])
+    assert "secret-token" not in str(lines)
+    await account.accounts(accounts_of(state), "work")
+    assert [each["default"] for each in said(capsys)] == [False, True, False]
+    await account.accounts(Context(state, Report(), accounts=found), None)
+    words = capsys.readouterr().out.splitlines()
+    assert words[:2] == [f"  default\t{ALICE}\thttps://one.test", "* work\t@me:two.test\thttps://two.test"]
+
+
+async def test_accounts_of_nobody_is_a_failure_that_says_how_to_log_in(state: StateFolder) -> None:
+    with pytest.raises(ClientError, match="mxrtc login") as caught:
+        await account.accounts(accounts_of(state), None)
+    assert caught.value.code is Exit.USAGE
+
+
+async def test_login_never_takes_the_place_of_somebody_else(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    with pytest.raises(ClientError, match="mxrtc --account NAME login") as caught:
+        await account.login(context(state), "@bob:example.org", "pw", homeserver_of_alice.url, "rtc_", "rtcbot")
+    assert (caught.value.code, homeserver_of_alice.asked) == (Exit.USAGE, [])
+    (state.path / "login.json").write_text("damaged")
+    await account.login(context(state), ALICE, "pw", homeserver_of_alice.url, "rtc_", "rtcbot")
+    assert state.load_login().user_id == ALICE

@@ -18,6 +18,7 @@ from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.client import files, output_options
 from mxrtc_bridge.cli.client.runner import in_loop, run
 from mxrtc_bridge.cli.standard_streams import Program
+from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import DEFAULT_TIMEOUT_S, CallOptions, Context, SignalBy, parse_forward
 from mxrtc_bridge.client.report import Report
@@ -50,7 +51,8 @@ def ask_password(user: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MXRTC"},
     epilog=EXIT_CODES,
 )
-@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for the login and known rooms.")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for logins and known rooms.")
+@click.option("--account", metavar="NAME", help="The account to use: its name, or its user id; see `mxrtc accounts`.")
 @click.option(*output_options.JSON, is_flag=True, help=output_options.JSON_HELP)
 @click.option(*output_options.QUIET, is_flag=True, help=output_options.QUIET_HELP)
 @click.option(
@@ -81,6 +83,7 @@ def ask_password(user: str) -> str:
 def main(
     context: click.Context,
     state: Path | None,
+    account: str | None,
     as_json: bool,
     quiet: bool,
     relay_only: bool,
@@ -94,8 +97,9 @@ def main(
 
     `--json`, `-q` and `-v` may stand behind the command too.
     """
+    accounts = Accounts.default() if state is None else Accounts(StateFolder(state))
     context.obj = Context(
-        state=StateFolder.default() if state is None else StateFolder(state),
+        state=accounts.folder(account),
         report=Report(as_json=as_json, quiet=quiet),
         call=CallOptions(
             policy=IcePolicy.RELAY if relay_only else IcePolicy.ALL,
@@ -103,6 +107,7 @@ def main(
             timeout_s=timeout,
             signal=SignalBy(signal),
         ),
+        accounts=accounts,
     )
 
 
@@ -151,6 +156,22 @@ async def logout(context: Context) -> None:
     from mxrtc_bridge.client import account  # noqa: PLC0415
 
     await account.logout(context)
+
+
+@main.command()
+@click.option("--default", "default", metavar="NAME", help="Use this one from now on where `--account` names none.")
+@in_loop
+async def accounts(context: Context, default: str | None) -> None:
+    """List my accounts, or choose the usual one.
+
+    Of each: name, user and homeserver. `*` stands before the one that is used where `--account` names none.
+
+    Each has a login and a device of its own. A new one is made by logging in to it:
+    mxrtc --account work login @me:example.com
+    """
+    from mxrtc_bridge.client import account  # noqa: PLC0415
+
+    await account.accounts(context, default)
 
 
 @main.command("ls")
