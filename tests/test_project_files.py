@@ -79,11 +79,13 @@ def test_what_may_be_imported_is_told_at_the_head_of_the_package() -> None:
 
 def test_make_and_the_demo_extra_ask_for_the_same_synapse() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    assert [re.findall(r"^SYNAPSE := (.+)$", makefile, re.MULTILINE)] == [PROJECT["optional-dependencies"]["demo"]]
+    (synapse,) = re.findall(r"^SYNAPSE := (.+)$", makefile, re.MULTILINE)
+    assert PROJECT["optional-dependencies"]["demo"] == ["mxrtc-bridge[bridge]", synapse]
 
 
 def test_a_dependency_that_we_reach_into_has_an_upper_limit() -> None:
-    limits = {re.split(r"[<>=;\[]", each)[0]: each for each in PROJECT["dependencies"]}
+    dependencies = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["bridge"]]
+    limits = {re.split(r"[<>=;\[]", each)[0]: each for each in dependencies}
     assert all("<" in limits[name] for name in ("aiortc", "aioice", "mautrix", "aiohttp", "pydantic"))
 
 

@@ -1,6 +1,7 @@
 """Runs ``mxrtc`` on a machine that lacks modules: ``python tests/without.py NAME,NAME ARGUMENTS...``.
 
-With ``--import MODULE,MODULE`` in place of the arguments it only loads these.
+With ``--import MODULE,MODULE`` in place of the arguments it only loads these; with ``--bridge`` in front of them it
+runs ``mxrtc-bridge``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def main() -> None:
         for name in sys.argv[2].split(","):
             importlib.import_module(name)
         return
-    importlib.import_module("mxrtc_bridge.cli.client.entry").main()
+    program = "client"
+    if sys.argv[1:2] == ["--bridge"]:
+        program = sys.argv.pop(1).removeprefix("--")
+    importlib.import_module(f"mxrtc_bridge.cli.{program}.entry").main()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.text.installing import install_command
 from mxrtc_bridge.demo.processes import ManagedProcess
 from mxrtc_bridge.demo.story import DemoStep
 
@@ -120,5 +121,6 @@ def find_program(name: str) -> Path:
         return beside
     found = shutil.which(name)
     if found is None:
-        raise CommandError(f"there is no program {name}; install it with: pip install mxrtc-bridge")
+        command = install_command("bridge", python=sys.executable)
+        raise CommandError(f"there is no program {name}; install it with: {command}")
     return Path(found)

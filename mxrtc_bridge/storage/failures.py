@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import sqlite3
+import sys
 from typing import NoReturn
 
 from mxrtc_bridge.core.errors import RefusedStatementError, StorageError
+from mxrtc_bridge.core.text.installing import install_command
 
 
 class CommitError(Exception):
@@ -47,6 +49,12 @@ def raise_for_statement(error: Exception) -> NoReturn:
         # Without the text of the error: it repeats what somebody has sent.
         raise RefusedStatementError(f"the database does not take this: {type(error).__name__}") from error
     raise error
+
+
+def without_asyncpg() -> StorageError:
+    """Return what is said where the library for PostgreSQL is not installed (it is an extra)."""
+    command = install_command("postgres", python=sys.executable)
+    return StorageError(f"PostgreSQL needs the extra `postgres`; install it with: {command}")
 
 
 def postgres_errors(*names: str) -> tuple[type[Exception], ...]:

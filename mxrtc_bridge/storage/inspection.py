@@ -24,6 +24,7 @@ from yarl import URL
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.outside import in_new_thread
+from mxrtc_bridge.storage.failures import without_asyncpg
 from mxrtc_bridge.storage.pooler import not_opened
 from mxrtc_bridge.storage.schema import OWNER, UPGRADES
 
@@ -167,7 +168,7 @@ async def _reading_server(url: str) -> AsyncIterator[DatabaseReader | None]:
     try:
         asyncpg = importlib.import_module("asyncpg")
     except ImportError:
-        raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'") from None
+        raise without_asyncpg() from None
     failures = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
     with _translated(failures):
         connection = await asyncpg.connect(url, timeout=PATIENCE_S, command_timeout=ANSWER_S, statement_cache_size=0)

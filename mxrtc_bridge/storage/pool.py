@@ -21,7 +21,7 @@ from yarl import URL
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.storage.disk_space import is_full
-from mxrtc_bridge.storage.failures import FOREIGN, brief, postgres_errors
+from mxrtc_bridge.storage.failures import FOREIGN, brief, postgres_errors, without_asyncpg
 from mxrtc_bridge.storage.pooler import connect, not_opened
 from mxrtc_bridge.storage.schema import OWNER, UPGRADES
 
@@ -87,7 +87,7 @@ def _make_pool(text: str, answer_s: float) -> Pool:
         options: dict[str, Any] = {"min_size": 1, "init_commands": list(_SQLITE_COMMANDS), "timeout": 0.5}
     elif url.scheme in ("postgres", "postgresql"):
         if not postgres_errors("PostgresError"):
-            raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'")
+            raise without_asyncpg()
         options = {
             # Whoever needs a connection opens it, and is told what is wrong with that. One that the pool kept by itself
             # would be opened anew by itself, with a traceback and the address in the log for each failure.

@@ -157,5 +157,5 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 async def test_a_server_without_the_package_for_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(StorageError, match="needs the package asyncpg"):
+    with pytest.raises(StorageError, match=r"needs the extra `postgres`; install it with: .*mxrtc-bridge\[postgres\]"):
         await look("postgres://user@127.0.0.1:1/name")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 
+from mxrtc_bridge.cli.bridge.packages import how_to_install, missing_modules
 from mxrtc_bridge.cli.shutdown import Shutdown
+
+NOT_INSTALLED = 78
+"""The exit code where the extra is missing, as for a configuration that cannot be used (``EX_CONFIG``): no service
+manager tries again. The commands have it as well, in a module that loads a library."""
 
 
 def main() -> None:
@@ -16,6 +21,9 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     else:
         Shutdown().begin()
+    if missing := missing_modules():
+        print(how_to_install(missing, sys.executable), file=sys.stderr)  # noqa: T201 - before click is loaded
+        sys.exit(NOT_INSTALLED)
     from mxrtc_bridge.cli.bridge.main import main as command_line  # noqa: PLC0415
 
     command_line()
