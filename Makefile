@@ -5,6 +5,7 @@
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
 # make compiled build the package with a compiled association, and test that one; make bench measures it beside the other
+# make dist     build what is published, into dist: sdist and wheel, tried in environments of their own
 # make stats    count lines, files, Protocols, parameters
 # make fuzz     look for packets that the association cannot stand, for FUZZ_SECONDS=300
 #
@@ -131,6 +132,18 @@ compiled: $(TEST_READY)
 	cd $(COMPILED) && ../../$(BIN)/python -m zipfile -e *.whl . && ln -s ../../tests tests && cp ../../pyproject.toml .
 	cd $(COMPILED) && ../../$(BIN)/python -c 'import sys; from mxrtc_bridge.sctp import association; sys.exit(association.__file__.endswith(".py"))'
 	cd $(COMPILED) && ../../$(BIN)/python -m pytest tests/sctp tests/rtc/test_peer.py tests/rtc/test_flow_control.py
+
+# Tried twice: without a network in environments that hold no more than the wheel names, and as pip installs it.
+DIST := build/dist
+.PHONY: dist
+dist: packages-demo $(TEST_READY) $(SYNAPSE_READY)
+	rm -rf dist $(DIST)
+	$(BIN)/python -m build --no-isolation
+	MXRTC_DIST=$(CURDIR)/dist $(BIN)/pytest tests/test_distributions.py
+	.ci/venv $(DIST)/client dist/*.whl
+	$(DIST)/client/bin/mxrtc --version
+	.ci/venv $(DIST)/bridge "$$(echo dist/*.whl)[bridge]"
+	cd $(DIST) && bridge/bin/python -m mxrtc_bridge.demo --once
 
 .PHONY: stats
 stats: $(TEST_READY)

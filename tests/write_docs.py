@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mxrtc_bridge.config.example import example_config
-from tests import metrics_page
+from tests import install_commands, metrics_page
 from tests.bridge.bot import commands_page
 from tests.cli import command_pages, man_pages
 from tests.config.reference_page import reference_page
@@ -30,6 +30,8 @@ GENERATED = {
     commands_page.PAGE: commands_page.render,
     metrics_page.PAGE: metrics_page.render,
     networks_page.PAGE: networks_page.render,
+    # Written by hand, but for one address.
+    **{page: partial(install_commands.rendered, page) for page in install_commands.pages_with_commands()},
 }
 
 
