@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mxrtc_bridge.config.example import example_config
-from tests import install_commands, metrics_page
+from tests import install_commands, metrics_page, pictures
 from tests.bridge.bot import commands_page
 from tests.cli import command_pages, man_pages
 from tests.config.reference_page import reference_page
@@ -32,6 +32,7 @@ GENERATED = {
     networks_page.PAGE: networks_page.render,
     # Written by hand, but for one address.
     **{page: partial(install_commands.rendered, page) for page in install_commands.pages_with_commands()},
+    pictures.CALL: pictures.call,
 }
 
 
