@@ -4,11 +4,15 @@
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/mxrtc
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY docs/man ./docs/man
 COPY mxrtc_bridge ./mxrtc_bridge
-# Nothing is compiled: a dependency without a ready-made wheel stops the build instead of bringing in a compiler.
-RUN /opt/mxrtc/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
- && /opt/mxrtc/bin/pip install --no-cache-dir --only-binary :all: "$(echo /wheels/mxrtc_bridge-*.whl)[postgres]"
+# The versions that the tests have run with. Nothing is compiled: a dependency without a ready-made wheel stops the build
+# instead of bringing in a compiler.
+RUN /opt/mxrtc/bin/pip install --no-cache-dir --only-binary :all: --constraint constraints.txt --target /build hatchling \
+ && PYTHONPATH=/build /opt/mxrtc/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && /opt/mxrtc/bin/pip install --no-cache-dir --only-binary :all: --constraint constraints.txt \
+    "$(echo /wheels/mxrtc_bridge-*.whl)[postgres]"
 
 FROM python:3.12-slim-bookworm
 LABEL org.opencontainers.image.title="mxrtc-bridge" \

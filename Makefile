@@ -7,6 +7,7 @@
 # make compiled build the package with a compiled association, and test that one; make bench measures it beside the other
 # make dist     build what is published, into dist: sdist and wheel, tried in environments of their own
 # make stats    count lines, files, Protocols, parameters
+# make constraints  upgrade all packages, and write down which versions the tests then run with
 # make fuzz     look for packets that the association cannot stand, for FUZZ_SECONDS=300
 #
 # Nothing needs to be prepared but python3 and make: each target first makes the virtual environments that it needs,
@@ -21,6 +22,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 SYNAPSE := matrix-synapse>=1.141,<2
+PINNED := --constraint constraints.txt
 PYTEST_ARGS ?=
 LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \
 	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py tests/nets \
@@ -128,6 +130,7 @@ compiled: $(TEST_READY)
 	rm -rf $(COMPILED)
 	mkdir -p $(COMPILED)/source
 	cp -R pyproject.toml README.md LICENSE mxrtc_bridge $(COMPILED)/source
+	mkdir $(COMPILED)/source/docs && cp -R docs/man $(COMPILED)/source/docs
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(COMPILED) ./$(COMPILED)/source
 	cd $(COMPILED) && ../../$(BIN)/python -m zipfile -e *.whl . && ln -s ../../tests tests && cp ../../pyproject.toml .
 	cd $(COMPILED) && ../../$(BIN)/python -c 'import sys; from mxrtc_bridge.sctp import association; sys.exit(association.__file__.endswith(".py"))'
@@ -140,9 +143,9 @@ dist: packages-demo $(TEST_READY) $(SYNAPSE_READY)
 	rm -rf dist $(DIST)
 	$(BIN)/python -m build --no-isolation
 	MXRTC_DIST=$(CURDIR)/dist $(BIN)/pytest tests/test_distributions.py
-	.ci/venv $(DIST)/client dist/*.whl
+	.ci/venv $(DIST)/client $(PINNED) dist/*.whl
 	$(DIST)/client/bin/mxrtc --version
-	.ci/venv $(DIST)/bridge "$$(echo dist/*.whl)[bridge]"
+	.ci/venv $(DIST)/bridge $(PINNED) "$$(echo dist/*.whl)[bridge]"
 	cd $(DIST) && bridge/bin/python -m mxrtc_bridge.demo --once
 
 .PHONY: stats
@@ -152,13 +155,20 @@ stats: $(TEST_READY)
 FUZZ_SECONDS ?= 300
 .PHONY: fuzz
 fuzz: $(TEST_READY)
-	.ci/venv .venv --editable '.[test,fuzz]'
+	.ci/venv .venv $(PINNED) --editable '.[test,fuzz]'
 	$(BIN)/python -m tests.sctp.fuzz -max_total_time=$(FUZZ_SECONDS)
 
 # The pages and examples that are printed by the program; the tests compare them.
 .PHONY: docs
 docs: $(TEST_READY)
 	@$(BIN)/python -m tests.write_docs
+
+# The newest versions that are allowed, for whoever then runs all tests with them.
+.PHONY: constraints
+constraints: packages-demo
+	.ci/venv .venv --upgrade --upgrade-strategy eager --editable '.[test]'
+	.ci/venv .synapse --upgrade --upgrade-strategy eager '$(SYNAPSE)'
+	$(BIN)/python -m tests.constraints
 
 # The documentation as a web site, in build/site.
 .PHONY: docs-site
@@ -181,16 +191,16 @@ packages-long:
 packages-demo:
 	@.ci/packages demo
 
-$(RUN_READY): pyproject.toml .ci/venv | packages-demo
-	.ci/venv .venv --editable .
+$(RUN_READY): pyproject.toml constraints.txt .ci/venv | packages-demo
+	.ci/venv .venv $(PINNED) --editable '.[bridge]'
 	@touch $@
 
-$(TEST_READY): pyproject.toml .ci/venv | packages-demo
-	.ci/venv .venv --editable '.[test]'
+$(TEST_READY): pyproject.toml constraints.txt .ci/venv | packages-demo
+	.ci/venv .venv $(PINNED) --editable '.[test]'
 	@touch $@ $(RUN_READY)
 
-.synapse/.ready: Makefile .ci/venv | packages-demo
-	.ci/venv .synapse '$(SYNAPSE)'
+.synapse/.ready: Makefile constraints.txt .ci/venv | packages-demo
+	.ci/venv .synapse $(PINNED) '$(SYNAPSE)'
 	@touch $@
 
 # Nothing but the packages that the lock file names by hash is taken, and none of their scripts runs.

@@ -12,7 +12,7 @@ from mxrtc_bridge.core.text.installing import SOURCES, requirement
 from tests.install_commands import PAGES, ROOT, installed, pages_with_commands, rendered
 
 OF_OTHERS = {
-    "pip", "pipx", "pre-commit",
+    "hatchling", "pip", "pipx", "pre-commit",
     # Where the bridge says that it is missing, under the name by which everybody has it.
     "vodozemac", "vodozemac>=0.10,<0.11",
 }  # fmt: skip

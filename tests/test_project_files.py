@@ -94,7 +94,8 @@ def test_a_dependency_that_we_reach_into_has_an_upper_limit() -> None:
 ROOT_FILES = {
     ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile",
     "README.md", "SECURITY.md",
-    "config.example.yaml", "docker-compose.yml", "mkdocs.yml", "pyproject.toml", "registration.yaml.example",
+    "config.example.yaml", "constraints.txt", "docker-compose.yml", "mkdocs.yml", "pyproject.toml",
+    "registration.yaml.example",
 }  # fmt: skip
 LEFT_BY_A_RUN = (
     "config.yaml", "registration.yaml", "encryption.key", "mxrtc-bridge.db", "mxrtc-bridge.db-wal",
