@@ -69,13 +69,14 @@ class Pieces:
         """Take a piece without its chunk header; return the chunk that it completes, if it does.
 
         Raises:
-            MalformedError: it lies outside of its chunk, or that is too large or in too many pieces.
+            MalformedError: it lies outside of its chunk, or that is too small, too large or in too many pieces.
         """
         if len(body) <= _HEAD.size:
             raise MalformedError(f"a piece of {len(body)} bytes")
         tsn, size, start = _HEAD.unpack_from(body)
         part = body[_HEAD.size :]
-        if size > MAX_WHOLE or start + len(part) > size:
+        # What is put together is read as a chunk, so it has at least the header of one.
+        if not CHUNK.size < size <= MAX_WHOLE or start + len(part) > size:
             raise MalformedError(f"bytes {start} to {start + len(part)} of a chunk of {size}")
         known = self._incomplete.get(tsn)
         if known is None or len(known.whole) != size:

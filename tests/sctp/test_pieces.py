@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.sctp import chunks
-from mxrtc_bridge.sctp.chunks import MalformedError
+from mxrtc_bridge.sctp.chunks import CHUNK, MalformedError
 from mxrtc_bridge.sctp.pieces import MAX_INCOMPLETE, MAX_PIECES, MAX_WHOLE, Pieces, cut
 from tests.long import examples
 from tests.sctp.hostile import THEIR_TSN, Puppet
@@ -25,7 +25,7 @@ def bodies(tsn: int, whole: bytes, room: int = ROOM) -> list[bytes]:
 
 
 @settings(max_examples=examples(100), deadline=None)
-@given(st.integers(1, MAX_WHOLE), st.integers(148, 1500), st.integers(0, 2**32 - 1), st.randoms())
+@given(st.integers(CHUNK.size + 1, MAX_WHOLE), st.integers(148, 1500), st.integers(0, 2**32 - 1), st.randoms())
 def test_pieces_in_any_order_and_more_than_once_make_the_chunk_again(
     size: int, room: int, tsn: int, rng: random.Random
 ) -> None:
@@ -80,6 +80,7 @@ def test_what_is_never_completed_makes_place_for_what_comes_after() -> None:
         (1).to_bytes(4) + (MAX_WHOLE + 4).to_bytes(2) + bytes(2) + b"x",
         (1).to_bytes(4) + (20).to_bytes(2) + (16).to_bytes(2) + b"12345",
         (1).to_bytes(4) + (0).to_bytes(2) + (0).to_bytes(2) + b"x",
+        (1).to_bytes(4) + CHUNK.size.to_bytes(2) + (0).to_bytes(2) + b"1234",
     ],
 )
 def test_piece_that_cannot_be_is_refused(body: bytes) -> None:
@@ -118,3 +119,11 @@ def test_user_data_in_pieces_is_a_message_as_any_other() -> None:
     data = puppet.data(0, b"some user data")
     puppet.send(*cut(THEIR_TSN, data[: data[2] << 8 | data[3]], 24))
     assert [message.data for message in puppet.end.messages] == [b"some user data"]
+
+
+@pytest.mark.parametrize("size", range(1, 20))
+def test_a_chunk_in_pieces_that_is_shorter_than_user_data_ends_the_association(size: int) -> None:
+    puppet = Puppet()
+    whole = (bytes([chunks.DATA, 3]) + size.to_bytes(2) + bytes(16))[:size]
+    puppet.send(chunks.chunk(chunks.PIECE, THEIR_TSN.to_bytes(4) + size.to_bytes(2) + bytes(2) + whole))
+    assert (puppet.end.ended is None) == (size > 16)
