@@ -18,6 +18,7 @@ One file: one class, whose handshake, sending and receiving share the records th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +38,9 @@ RECORD_HEADER = 13
 SMALL_AFTER = 2
 """A flight that was repeated so often is cut for the narrowest path: it may be its size that stands in its way (RFC
 6347 section 4.1.1.1)."""
-MAX_PLAINTEXT = 2048
-"""More than fits into one unfragmented datagram."""
+MAX_DATAGRAM = 2048
+"""More than fits into one unfragmented datagram. What is larger is dropped: of one record it would take several reads,
+and of many it would leave some, so that what is read later would be what came before, and ever more would wait."""
 CIPHER_EXPANSION = 24
 """Explicit nonce and tag of AES-GCM (RFC 5288), the cipher of all implementations."""
 RECORD_OVERHEAD = RECORD_HEADER + CIPHER_EXPANSION
@@ -46,7 +48,10 @@ MAX_EXPANSION = 80
 """A record is longer than what is in it by no more than this, whatever the cipher."""
 MAX_JOINED = 16 * 1024
 """Records that OpenSSL gets at once: it reads into a buffer of this size, and what does not fit would be cut off."""
+MAX_EARLY = 256
+"""Records of the other side's that OpenSSL keeps until the handshake has ended; it takes a hundred."""
 APPLICATION_DATA = 23
+BROKEN = "the other side has sent what DTLS does not allow"
 
 
 _NONE_TAKEN = "the other side finds no cipher suite in common, or no certificate that it takes"
@@ -126,6 +131,7 @@ class DtlsTransport(ABC):
         self._flight_sent_at = 0.0
         self._heard: set[bytes] = set()
         self._closed_by_peer = False
+        self._broken = False
         self._identity_refused = False
         self._failure = ""
         self._receiver: Callable[[list[bytes]], None] | None = None
@@ -138,6 +144,8 @@ class DtlsTransport(ABC):
         """Why an open transport has ended, in words without addresses."""
         if self._closed_by_peer:
             return DTLS_CLOSED
+        if self._broken:
+            return BROKEN
         end = self._connection.path_end
         return "the path to the other side is gone" if end is None else end.value
 
@@ -206,6 +214,8 @@ class DtlsTransport(ABC):
                 try:
                     self._ssl.do_handshake()
                     self.encrypted = True
+                    # What has overtaken the last flight; nothing else would ever ask for it.
+                    self._read_records(MAX_EARLY)
                 except SSL.WantReadError:
                     self._flush()
                     await self._next_datagram()
@@ -214,7 +224,7 @@ class DtlsTransport(ABC):
             return False
         except ConnectionError:
             return False
-        return True
+        return not self._over
 
     def _is_the_one_described(self, fingerprints: Iterable[Fingerprint]) -> bool:
         assert self._ssl is not None
@@ -313,7 +323,7 @@ class DtlsTransport(ABC):
 
     def run_received(self, data: bytes, size: int) -> None:
         """Decrypt a run of datagrams (:class:`mxrtc_bridge.rtc.ice.RunSink`)."""
-        if self._over:
+        if self._over or size > MAX_DATAGRAM:
             return
         whole = len(data) // size * size
         if whole > size and _is_uniform(data, size, whole):
@@ -339,6 +349,8 @@ class DtlsTransport(ABC):
             if self._receiver is not None:
                 self._receiver(packets)
         if self._over:
+            with contextlib.suppress(ConnectionError):
+                self._flush()
             self._connection.wake()
 
     def _end(self) -> None:
@@ -346,14 +358,17 @@ class DtlsTransport(ABC):
         self._connection.wake()
 
     def _take_datagram(self, datagram: bytes) -> None:
-        if self._over or not 20 <= datagram[0] <= 63:  # RFC 7983; the rest would be media
+        # RFC 7983; the rest would be media.
+        if self._over or not 20 <= datagram[0] <= 63 or len(datagram) > MAX_JOINED:
             return
         assert self._ssl is not None
         if datagram[0] != APPLICATION_DATA:
             self._note_records(datagram)
         self._ssl.bio_write(datagram)
-        self._read_records(self._records_in(datagram))
-        if datagram[0] != APPLICATION_DATA or not self._handshake_settled:
+        count = self._records_in(datagram)
+        self._read_records(count)
+        # An answer that stays behind would go out with the next packets, whose datagrams are cut by the first record.
+        if count > 1 or self._over or datagram[0] != APPLICATION_DATA or not self._handshake_settled:
             self._flush()
 
     def _read_records(self, count: int) -> None:
@@ -362,24 +377,27 @@ class DtlsTransport(ABC):
         receive, packets = self._ssl.recv, self._packets
         for _ in range(count):
             try:
-                packets.append(receive(MAX_PLAINTEXT))
+                packets.append(receive(MAX_DATAGRAM))
             except SSL.WantReadError:
                 return
             except SSL.ZeroReturnError:
                 self._closed_by_peer = self._over = True
                 return
             except SSL.Error as error:
-                # In the handshake the next step fails, but has no reason any more. Later it is a fatal alert, or
-                # nothing that concerns us.
+                # In the handshake the next step fails, but has no reason any more. Later it is a fatal alert, ours
+                # or theirs, after which OpenSSL takes nothing and what arrives would pile up; or it concerns nobody.
                 self._failure = self._failure or reason_of(error)
-                if self._handshake_settled and self._ssl.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
-                    self._closed_by_peer = self._over = True
+                if self.encrypted:
+                    self._closed_by_peer = bool(self._ssl.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+                    self._broken = not self._closed_by_peer and self._ssl.get_state_string() == b"error"
+                    self._over = self._closed_by_peer or self._broken
+                if self._over:
                     return
 
     def _records_in(self, datagram: bytes) -> int:
         """How many times to read: SSL_read returns one application record at a time."""
         count = position = 0
-        while position + RECORD_HEADER <= len(datagram) and count < 64:
+        while position + RECORD_HEADER <= len(datagram):
             position += RECORD_HEADER + int.from_bytes(datagram[position + 11 : position + 13])
             count += 1
         return max(1, count)

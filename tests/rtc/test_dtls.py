@@ -6,9 +6,11 @@ And the records below: flights are cut at their boundaries, and repeated before 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import random
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import cache
 
@@ -27,14 +29,15 @@ from mxrtc_bridge.engine.ports import DTLS_CLOSED
 from mxrtc_bridge.rtc.aiortc_dtls import AiortcDtls
 from mxrtc_bridge.rtc.certificates import DtlsCertificate, fingerprint_of, local_fingerprint
 from mxrtc_bridge.rtc.datagrams import Address
-from mxrtc_bridge.rtc.dtls import RECORD_HEADER, reason_of, record_numbers, split_records
+from mxrtc_bridge.rtc.dtls import APPLICATION_DATA, BROKEN, RECORD_HEADER, reason_of, record_numbers, split_records
 from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM
 from mxrtc_bridge.rtc.openssl_dtls import OpensslDtls
 from mxrtc_bridge.rtc.peer import DataPeerConnection, MakeDtls
 from mxrtc_bridge.rtc.udp import UdpTransport
+from tests.rtc.forged_records import ALERT, FINISHED, HANDSHAKE, HEARTBEAT, Forger, handshake_message
 from tests.rtc.peers import Pair, answer_of, join, make_peer, offer_of
 from tests.rtc.stock import MixedPair, stock_on_loopback
-from tests.waiting import until
+from tests.waiting import turns, until
 
 __all__ = ["stock_on_loopback"]
 
@@ -336,6 +339,126 @@ async def test_hostile_records_hurt_no_handshake(edge: MakeDtls, server: bool) -
             caller._dtls.handshake(server=server, fingerprints=right, timeout_s=5),
             callee._dtls.handshake(server=not server, fingerprints=caller_fingerprints(caller), timeout_s=5),
         )
+    finally:
+        await asyncio.gather(caller.close(), callee.close())
+
+
+@contextlib.asynccontextmanager
+async def shaken(
+    edge: MakeDtls, *, server: bool
+) -> AsyncIterator[tuple[DataPeerConnection, DataPeerConnection, list[bytes], Forger]]:
+    """Two sides after their handshake, what the first gets, and what forges records of the other."""
+    caller, callee = make_peer(dtls=edge), make_peer()
+    try:
+        right = await described(caller, callee)
+        await asyncio.gather(
+            caller._dtls.handshake(server=server, fingerprints=right, timeout_s=5),
+            callee._dtls.handshake(server=not server, fingerprints=caller_fingerprints(caller), timeout_s=5),
+        )
+        got: list[bytes] = []
+        caller._dtls.attach(got.extend)
+        assert callee._dtls._ssl is not None
+        yield caller, callee, got, Forger(callee._dtls._ssl, is_client=server)
+    finally:
+        await asyncio.gather(caller.close(), callee.close())
+
+
+def take(peer: DataPeerConnection, *datagrams: bytes) -> None:
+    for datagram in datagrams:
+        peer._dtls.run_received(datagram, len(datagram))
+        peer._dtls.runs_ended()
+
+
+NOT_ALLOWED = {
+    "a greeting of a server": (HANDSHAKE, handshake_message(2, bytes(40))),
+    "a greeting of a client": (HANDSHAKE, handshake_message(1, bytes(40))),
+    "a certificate": (HANDSHAKE, handshake_message(11, bytes(40))),
+    "an alert of one byte": (ALERT, b"\1"),
+    "no renegotiation": (ALERT, b"\1\x64"),
+    "a heartbeat": (HEARTBEAT, b"\1\0\1x"),
+}
+
+
+@each_edge
+@pytest.mark.parametrize("server", [False, True])
+@pytest.mark.parametrize("sent", NOT_ALLOWED)
+async def test_what_dtls_does_not_allow_ends_an_open_connection_and_says_so(
+    edge: MakeDtls, server: bool, sent: str
+) -> None:
+    """OpenSSL takes nothing any more afterwards: whatever came would be kept for ever."""
+    async with shaken(edge, server=server) as (ours, theirs, got, forger):
+        theirs._dtls.attach(lambda _: None)
+        with_data = forger.record(APPLICATION_DATA, b"before") + forger.record(*NOT_ALLOWED[sent])
+        take(ours, with_data, forger.record(APPLICATION_DATA, b"after"))
+        assert got == [b"before"]
+        with pytest.raises(ConnectionError):
+            ours._dtls.send_packets([b"late"])
+        assert ours._dtls.end_reason == BROKEN
+        await until(lambda: theirs._dtls.end_reason == DTLS_CLOSED)
+
+
+@each_edge
+@pytest.mark.parametrize("server", [False, True])
+@pytest.mark.parametrize(("count", "size"), [(1, 4000), (1, 9000), (100, 1), (1000, 1), (500, 80)])
+async def test_datagrams_that_no_path_carries_leave_nothing_behind_that_is_read_later(
+    edge: MakeDtls, server: bool, count: int, size: int
+) -> None:
+    """Of each some was left, so whoever sent them filled the memory, and what came later was read later still."""
+    async with shaken(edge, server=server) as (ours, _, got, forger):
+        for _ in range(5):
+            take(ours, b"".join(forger.record(APPLICATION_DATA, bytes(size)) for _ in range(count))[:65_507])
+        take(ours, forger.record(APPLICATION_DATA, b"usual"))
+        assert got == [b"usual"]
+        largest = b"".join(forger.record(APPLICATION_DATA, b"s") for _ in range(2048 // 38))
+        take(ours, largest, forger.record(APPLICATION_DATA, b"usual"))
+        assert got == [b"usual", *[b"s"] * (2048 // 38), b"usual"]
+
+
+@each_edge
+async def test_an_answer_of_openssl_behind_data_does_not_spoil_the_next_packets(edge: MakeDtls) -> None:
+    """The last message of a handshake once more, to which a server says its own again."""
+    async with shaken(edge, server=True) as (ours, theirs, _, forger):
+        got: list[bytes] = []
+        theirs._dtls.attach(got.extend)
+        repeated = forger.record(HANDSHAKE, handshake_message(FINISHED, bytes(12)))
+        take(ours, forger.record(APPLICATION_DATA, b"data") + repeated)
+        ours._dtls.send_packets([b"packet %d" % number for number in range(9)])
+        await until(lambda: len(got) == 9)
+        assert got == [b"packet %d" % number for number in range(9)]
+
+
+@each_edge
+async def test_what_has_overtaken_the_last_flight_is_handed_over_with_the_first_packets(
+    monkeypatch: pytest.MonkeyPatch, edge: MakeDtls
+) -> None:
+    """And is not read one packet late for as long as the connection lasts."""
+    held: list[tuple[UdpTransport, bytes, int, Address]] = []
+    send = UdpTransport.send_run
+
+    def holding(transport: UdpTransport, data: bytes, size: int, address: Address) -> None:
+        is_last_flight = data[0] == 20 or (data[0] == 22 and data[3:5] == b"\0\1")
+        if is_last_flight and transport in [pair.protocol.transport for pair in callee._ice.nominated_pairs()]:
+            held.append((transport, data, size, address))
+        else:
+            send(transport, data, size, address)
+
+    caller, callee = make_peer(dtls=edge), make_peer()
+    early = [b"early %d" % number for number in range(9)]
+    try:
+        right = await described(caller, callee)
+        monkeypatch.setattr(UdpTransport, "send_run", holding)
+        handshake = asyncio.create_task(caller._dtls.handshake(server=False, fingerprints=right, timeout_s=5))
+        await callee._dtls.handshake(server=True, fingerprints=caller_fingerprints(caller), timeout_s=5)
+        callee._dtls.send_packets(early)
+        await turns(20)
+        assert held
+        assert not handshake.done()
+        for run in held:
+            send(*run)
+        await handshake
+        got: list[bytes] = []
+        caller._dtls.attach(got.extend)
+        assert got == early
     finally:
         await asyncio.gather(caller.close(), callee.close())
 
