@@ -8,36 +8,43 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+FINAL = 2
+"""Rank of a failure after which the same request, sent again, would only fail again."""
 
-async def hedged(
-    send: Callable[[], Coroutine[Any, Any, T]], hedge_s: float, is_answer: Callable[[BaseException], bool]
-) -> T:
-    """Send, and once more after some seconds of silence; whichever is answered first counts.
+
+async def hedged(send: Callable[[], Coroutine[Any, Any, T]], hedge_s: float, rank: Callable[[BaseException], int]) -> T:
+    """Send, and once more after some seconds of silence; whichever comes to an end that counts is taken.
 
     TCP doubles its pause with each packet that is lost in a row, so on a line that loses a fifth a new connection is
     answered long before an unlucky one goes on.
 
     Args:
-        send: sends a request that has the same effect once or twice, and returns what came of it.
+        send: sends a request that has the same effect once or twice, at the same time too, and returns what came of it.
         hedge_s: seconds of silence until the second.
-        is_answer: whether an exception of ``send`` is an answer too; others leave the word to the other request.
+        rank: how much an exception of ``send`` says: ``FINAL`` for an answer, of others more for those that tell more.
+            One that is not final leaves the word to the other request: it may be a second too many that is refused,
+            while the first is being answered.
 
     Raises:
-        Exception: of ``send``: an answer, or that of the last of two failures.
+        Exception: of ``send``: a final one, or of two others the one that tells more.
     """
     waiting = {asyncio.create_task(send(), name="request")}
     asking = set(waiting)
+    failed: list[BaseException] = []
     try:
         done, _ = await asyncio.wait(waiting, timeout=hedge_s)
         if not done:
             asking.add(asyncio.create_task(send(), name="hedged request"))
         waiting = set(asking)
-        while True:
+        while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                error = each.exception()
-                if not waiting or error is None or is_answer(error):
-                    return each.result()
+            answered = [each for each in done if each.exception() is None]
+            if answered:
+                return answered[0].result()
+            failed += [error for each in done if (error := each.exception()) is not None]
+            if max(map(rank, failed)) >= FINAL:
+                break
+        raise max(failed, key=rank)
     finally:
         for each in asking:
             each.cancel()

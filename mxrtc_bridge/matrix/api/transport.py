@@ -55,7 +55,7 @@ from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.engine.name_lookup import look_up
-from mxrtc_bridge.matrix.api.hedging import hedged
+from mxrtc_bridge.matrix.api.hedging import FINAL, hedged
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.reach import Progress, Reach
 from mxrtc_bridge.matrix.api.silent_path import Sockets
@@ -119,9 +119,17 @@ class RetryPolicy:
         return wait if spent_s + wait <= budget_s else None
 
 
-def _is_answer(error: BaseException) -> bool:
-    """Whether the homeserver has spoken, or what stands before it; a connection that has ended says nothing."""
-    return isinstance(error, HomeserverError) and error.status != 0
+def _rank(error: BaseException) -> int:
+    """How much a failure of one of two requests says (:func:`~mxrtc_bridge.matrix.api.hedging.hedged`).
+
+    What may be otherwise a moment later, as a rate limit or a page of a proxy, is no answer; but it tells more, and
+    what to wait for, than a connection that has ended.
+    """
+    if not isinstance(error, _FailedError):
+        return 0
+    if not (error.retryable and error.again):
+        return FINAL
+    return int(error.status != 0)
 
 
 def _nothing(_news: object) -> None:
@@ -468,7 +476,7 @@ class Transport:
             raise StateError("this connection to the homeserver has been closed")
         try:
             async with asyncio.timeout(timeout_s):
-                return await (hedged(send, hedge_s, _is_answer) if hedge_s < timeout_s else send())
+                return await (hedged(send, hedge_s, _rank) if hedge_s < timeout_s else send())
         except _FailedError:
             raise
         except TimeoutError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mxrtc_bridge.matrix.api.hedging import hedged
+from mxrtc_bridge.matrix.api.hedging import FINAL, hedged
 from tests import virtual_time
 
 NEVER = 1000.0
@@ -19,6 +19,13 @@ class RefusedError(Exception):
 
 class EndedError(Exception):
     """A connection that has ended."""
+
+
+class LimitedError(Exception):
+    """May be otherwise later, and says when."""
+
+
+RANKS = {RefusedError: FINAL, LimitedError: 1, EndedError: 0}
 
 
 @dataclass
@@ -46,8 +53,8 @@ async def outcome(requests: Requests) -> tuple[str | type[Exception], float]:
     loop = asyncio.get_running_loop()
     began, before = loop.time(), asyncio.all_tasks()
     try:
-        got: str | type[Exception] = await hedged(requests.send, 30, lambda error: isinstance(error, RefusedError))
-    except (RefusedError, EndedError) as error:
+        got: str | type[Exception] = await hedged(requests.send, 30, lambda error: RANKS[type(error)])
+    except tuple(RANKS) as error:
         got = type(error)
     assert asyncio.all_tasks() == before
     return got, loop.time() - began
@@ -64,6 +71,16 @@ async def outcome(requests: Requests) -> tuple[str | type[Exception], float]:
         ([(40, EndedError()), (20, "two")], ("two", 50), 2),
         ([(50, "one"), (5, EndedError())], ("one", 50), 2),
         ([(40, EndedError()), (20, EndedError())], (EndedError, 50), 2),
+        ([(10, LimitedError())], (LimitedError, 10), 1),
+        ([(50, "one"), (5, LimitedError())], ("one", 50), 2),
+        ([(50, LimitedError()), (5, EndedError())], (LimitedError, 50), 2),
+        ([(50, EndedError()), (5, LimitedError())], (LimitedError, 50), 2),
+        ([(50, RefusedError()), (5, LimitedError())], (RefusedError, 50), 2),
+        # Both at the same time
+        ([(40, RefusedError()), (10, "two")], ("two", 40), 2),
+        ([(40, "one"), (10, RefusedError())], ("one", 40), 2),
+        ([(40, LimitedError()), (10, EndedError())], (LimitedError, 40), 2),
+        ([(40, EndedError()), (10, LimitedError())], (LimitedError, 40), 2),
     ],
     ids=str,
 )

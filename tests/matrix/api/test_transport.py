@@ -190,6 +190,30 @@ async def test_silent_request_is_sent_once_more_beside_where_it_may_be(
     assert len(scripted.requests) == asked
 
 
+@pytest.mark.parametrize(
+    "second",
+    [limited(2000), web.Response(status=502, text="<html>"), web.json_response({"errcode": "M_UNKNOWN"}, status=500)],
+    ids=["limited", "page", "failure"],
+)
+async def test_a_second_question_too_many_does_not_end_the_first(
+    scripted: ScriptedServer, second: web.Response
+) -> None:
+    """It would be asked again from its beginning, and be refused again, where the first takes long."""
+    refused = asyncio.Event()
+
+    async def slow(_: web.Request) -> web.StreamResponse:
+        await refused.wait()
+        return web.json_response({"ok": 1})
+
+    async def refusal(_: web.Request) -> web.StreamResponse:
+        asyncio.get_running_loop().call_later(0.05, refused.set)
+        return second
+
+    scripted.answers = [slow, refusal]
+    assert await ask(make(scripted, VirtualTime(), timeout_s=30, hedge_s=0.05)) == {"ok": 1}
+    assert len(scripted.requests) == 2
+
+
 @pytest.mark.parametrize(("size", "fits"), [(999, True), (1000, True), (1001, False)])
 async def test_answer_is_read_up_to_its_limit(scripted: ScriptedServer, size: int, fits: bool) -> None:
     body = json.dumps({"x": ""})
