@@ -242,7 +242,8 @@ async def test_close_between_the_last_check_and_the_end_of_connect_leaves_nothin
     while not caller._ice._check_list_done:
         await asyncio.sleep(0)
     await caller.close()
-    with pytest.raises(TransportError, match="no path to the other side was found"):
+    # On a busy machine it may have come as far as the handshake.
+    with pytest.raises(TransportError, match=r"no path to the other side was found|the DTLS handshake failed"):
         await connecting[0]
     connecting[1].cancel()
     await asyncio.gather(*connecting, return_exceptions=True)
