@@ -109,7 +109,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "rtc/lossy.py": "_association _dtls",
         "rtc/peers.py": "_association _machine _receiver",
         "rtc/test_consent.py": "_ice _protocols _send",
-        "rtc/test_dtls.py": "_certificate _connect_ice _dtls _ended _ice",
+        "rtc/test_dtls.py": "_certificate _connect_ice _dtls _ended _ice _ssl",
         "rtc/test_factory.py": "_gathering _ice _plan",
         "rtc/test_flow_control.py": "_association _ice _queued",
         "rtc/test_gathering.py": "_ice _protocols",

@@ -368,7 +368,7 @@ class DtlsTransport(ABC):
         count = self._records_in(datagram)
         self._read_records(count)
         # An answer that stays behind would go out with the next packets, whose datagrams are cut by the first record.
-        if count > 1 or self._over or datagram[0] != APPLICATION_DATA or not self._handshake_settled:
+        if count > 1 or datagram[0] != APPLICATION_DATA or not self._handshake_settled:
             self._flush()
 
     def _read_records(self, count: int) -> None:
