@@ -11,7 +11,7 @@ from pathlib import Path
 from mxrtc_bridge.config.example import example_config
 from tests import install_commands, metrics_page, pictures
 from tests.bridge.bot import commands_page
-from tests.cli import command_pages, man_pages
+from tests.cli import command_pages, completions, man_pages
 from tests.config.reference_page import reference_page
 from tests.config.registration_example import example_registration
 from tests.core.call import states_page
@@ -27,6 +27,7 @@ GENERATED = {
     command_pages.USER_PAGE: command_pages.user_page,
     command_pages.ADMIN_PAGE: command_pages.admin_page,
     **{man_pages.page_of(program): partial(man_pages.man_page, program) for program in man_pages.PROGRAMS},
+    **completions.FILES,
     commands_page.PAGE: commands_page.render,
     metrics_page.PAGE: metrics_page.render,
     networks_page.PAGE: networks_page.render,
@@ -41,6 +42,7 @@ def main() -> None:
     for path, make in GENERATED.items():
         text = make()
         if not path.exists() or path.read_text() != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             print(f"written: {path.relative_to(ROOT)}")
 

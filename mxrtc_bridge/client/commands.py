@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from mxrtc_bridge.client.calls.caller import Caller
-from mxrtc_bridge.client.calls.connection import Use, check_finished, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.calls.connection import (
+    Connection,
+    Use,
+    check_finished,
+    list_services_of,
+    only_service,
+    report_connected,
+)
 from mxrtc_bridge.client.exit_codes import NO_SERVICE, ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
+from mxrtc_bridge.client.known_services import load_known, save_known
 from mxrtc_bridge.client.options import DEFAULT_BIND, Context, Forward, peer_name
 from mxrtc_bridge.client.service_table import service_lines
 from mxrtc_bridge.core.bot.recipes import first_line, lines_for_kind
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.messages import ServiceState
 from mxrtc_bridge.sinks.stdio import StdioSink
 
@@ -28,6 +37,7 @@ async def list_services(context: Context, peer: str | None) -> None:
     asked = UserId(f"@{login.bot}:{login.server}") if peer is None else peer_name(login, peer).peer
     async with Caller(context, login) as caller, caller.call(asked) as connection:
         found = await list_services_of(connection, states=True)
+        _keep_for_completion(context, login.user_id, found, connection, all_peers=peer is None)
         wanted = found if peer is None else {asked: found.get(asked, ())}
         rows, objects = [], []
         for each, services in sorted(wanted.items()):
@@ -55,7 +65,9 @@ async def how(context: Context, peer: str) -> None:
     name = peer_name(login, peer)
     async with Caller(context, login) as caller, caller.call(name.peer) as connection:
         short = caller.name_of(name.peer)
-        usable = (await list_services_of(connection)).get(name.peer, ())
+        found = await list_services_of(connection)
+        _keep_for_completion(context, login.user_id, found, connection)
+        usable = found.get(name.peer, ())
         wanted = [each for each in usable if name.service in (None, each)]
         if not wanted:
             raise ClientError(Exit.DENIED, f"{peer}: {NO_SERVICE}; mxrtc ls lists what there is for you")
@@ -155,6 +167,19 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
             path=str(connection.path),
             packet_bytes=connection.packet_bytes,
         )
+
+
+def _keep_for_completion(
+    context: Context,
+    user: UserId,
+    found: Mapping[UserId, tuple[ServiceName, ...]],
+    connection: Connection,
+    *,
+    all_peers: bool = False,
+) -> None:
+    known = load_known(context.state, user)
+    known.see_services(found, connection.links.kinds, all_peers=all_peers)
+    save_known(context.state, user, known)
 
 
 def _time(at_ms: int | None) -> str | None:

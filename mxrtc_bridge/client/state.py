@@ -137,7 +137,7 @@ class StateFolder:
         with self.opened() as folder:
             for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
                 # Also what a crash has left of one that was being written.
-                if name.startswith(("login.json", "rooms.json", "crypto.")):
+                if name.startswith(("login.json", "rooms.json", "known.json", "crypto.")):
                     try:
                         os.unlink(name, dir_fd=folder)
                     except OSError as error:
@@ -189,16 +189,26 @@ class StateFolder:
         rooms = self._rooms()
         rooms.pop(f"{user} {peer}", None)
         rooms[f"{user} {peer}"] = room
-        try:
-            self._write(self.path / "rooms.json", dict(list(rooms.items())[-self._max_rooms :]))
-        except ClientError as error:
-            log.info("a room is not remembered: %s", error)
+        self.save_cache("rooms.json", dict(list(rooms.items())[-self._max_rooms :]))
 
     def _rooms(self) -> dict[str, object]:
+        return self.load_cache("rooms.json")
+
+    # Other caches
+
+    def load_cache(self, name: str) -> dict[str, object]:
+        """What was kept under a name; nothing where it cannot be read."""
         try:
-            return self._read(self.path / "rooms.json") or {}
+            return self._read(self.path / name) or {}
         except ClientError:
             return {}
+
+    def save_cache(self, name: str, data: dict[str, object]) -> None:
+        """Keep something that can be found again; where nothing can be written, it is not kept."""
+        try:
+            self._write(self.path / name, data)
+        except ClientError as error:
+            log.info("%s is not kept: %s", name, error)
 
     # Sockets of running commands
 

@@ -62,6 +62,20 @@ def read_outline(path: Path, environ: Mapping[str, str] | None = None) -> Outlin
     return Outline(Path(unquote(file)) if scheme == "sqlite" else folder, control)
 
 
+def named_services(path: Path) -> dict[str, tuple[str, ...]]:
+    """The peers that a configuration names, each with its services, whatever else is wrong with it.
+
+    Raises:
+        ConfigError: the file cannot be read at all.
+    """
+    peers = _sections(read_file(path.absolute(), whole=False).text).get("peers")
+    named: dict[str, tuple[str, ...]] = {}
+    for peer, section in peers.items() if isinstance(peers, dict) else ():
+        services = section.get("services") if isinstance(section, dict) else None
+        named[str(peer)] = tuple(map(str, services)) if isinstance(services, dict) else ()
+    return named
+
+
 def _control(found: Value) -> schema.ControlSection:
     wanted = found if isinstance(found, dict) else {}
     socket, enabled = wanted.get("socket"), wanted.get("enabled")
@@ -83,4 +97,4 @@ def _sections(text: str) -> dict[str, Value]:
 
 def _parts(text: str) -> Iterator[str]:
     yield text
-    yield from (part for part in _SECTION.split(text) if part.startswith(("database", "control")))
+    yield from (part for part in _SECTION.split(text) if part.startswith(("database", "control", "peers")))

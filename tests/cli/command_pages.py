@@ -46,18 +46,26 @@ Proxies (`HTTPS_PROXY` and the like) are not used.
 
 
 _SHELLS = """\
-Commands, options and names of files are completed with this in `~/.bashrc` (for zsh: `zsh_source`, in `~/.zshrc`):
+Shells complete commands, options, names of files{more} where the package is installed below `/usr` or `/usr/local`.
+Elsewhere, as by pipx or in a virtual environment, this line in `~/.bashrc` does it.
+For zsh it is the same with `zsh`, in `~/.zshrc` behind `compinit`:
 
 ```sh
-eval "$(_{variable}_COMPLETE=bash_source {program})"
+eval "$({program} completion bash)"
 ```
 
-For fish it is `_{variable}_COMPLETE=fish_source {program} | source`.
+For fish: `{program} completion fish > ~/.config/fish/completions/{program}.fish`.
 
 This page is a manual page as well, which the package brings.
 `man {program}` shows it where `PATH` leads to `{program}`.
 """
 
+
+_MORE = {
+    "mxrtc": ", and the peers, services and remote files that earlier commands have listed",
+    "mxrtc-bridge": ", services of the configuration, and sessions, requests and grants of the running bridge",
+}
+"""What else is completed."""
 
 PROGRAMS: dict[str, click.Group] = {"mxrtc": client_main.main, "mxrtc-bridge": bridge_main.cli}
 
@@ -91,7 +99,7 @@ def leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Co
 def _page(name: str, group: click.Group, head: str) -> str:
     top = click.Context(group, info_name=name, auto_envvar_prefix=group.context_settings.get("auto_envvar_prefix"))
     parts = [f"# `{name}`", _NOTE, _sentences(group.help), head.strip(), f"```text\n{name} [OPTIONS] COMMAND ...\n```"]
-    parts.append(_SHELLS.format(program=name, variable=name.upper().replace("-", "_")).strip())
+    parts.append(_SHELLS.format(program=name, more=_MORE[name]).strip())
     parts += [_options(top, group), "What the exit codes mean: [exit codes](exit-codes.md)."]
     for command_name, command in sorted(leaves(group)):
         # Without the prefix: variables for the options of single commands work, but nobody is told to rely on them.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.config.example import InitAnswers, new_config
 from mxrtc_bridge.config.loader import load_config
-from mxrtc_bridge.config.outline import read_outline
+from mxrtc_bridge.config.outline import named_services, read_outline
 from mxrtc_bridge.config.secrets import MAX_FILE_BYTES
 from mxrtc_bridge.core.errors import ConfigError
 
@@ -110,3 +110,12 @@ def test_nothing_that_is_written_raises_anything_else(
     path = written(tmp_path_factory.getbasetemp(), GOOD[:start] + text + GOOD[start + length :])
     with contextlib.suppress(ConfigError):
         read_outline(path, {})
+
+
+def test_services_are_named_whatever_is_wrong_beside_them(tmp_path: Path) -> None:
+    build = "  build:\n    services:\n      ssh: {target: 5}\n      web:\n"
+    text = f"peers:\n{build}  odd: 3\n  none:\n    services: []\ngrants: ]\n"
+    named = {"build": ("ssh", "web"), "odd": (), "none": ()}
+    assert named_services(written(tmp_path, text)) == named
+    for other in ("", "peers: 5", "peers:\n", "[1]"):
+        assert named_services(written(tmp_path, other)) == {}

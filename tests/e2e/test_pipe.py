@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from mxrtc_bridge.client.known_services import load_known
+from mxrtc_bridge.client.state import StateFolder
 from tests.e2e.world import World, digest, echo, payload, pump
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
@@ -123,6 +125,9 @@ async def test_ls_shows_what_the_user_may_use_and_nothing_else(world: World) -> 
     code, out, err = await world.run_mxrtc("alice", "ls", "build")
     assert code == 0, err
     assert sorted(out.decode().splitlines()) == wanted
+    login = StateFolder(world.folder / "state-alice").load_login()
+    known = load_known(StateFolder(world.folder / "state-alice"), login.user_id)
+    assert {name for _, name in known.kinds} == set(states), "which a shell completes from now on"
 
 
 async def test_ping_tells_the_round_trip_and_the_path(world: World) -> None:

@@ -16,6 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from mxrtc_bridge.cli.bridge import completing
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.core.errors import LocalError
@@ -235,7 +236,7 @@ def _requests() -> Words:
 @click.option("--since", metavar="TIME", help="Only what is not older: 30m, 2h, 3d.")
 @page_option
 @json_option
-@click.argument("about", metavar="[PEER|@USER:SERVER]", required=False)
+@click.argument("about", metavar="[PEER|@USER:SERVER]", required=False, shell_complete=completing.peers)
 def _log(since: str | None, page: int, about: str | None) -> Words:
     """Show the audit, newest first.
 
@@ -249,7 +250,7 @@ def _log(since: str | None, page: int, about: str | None) -> Words:
 @click.option("--for", "for_time", metavar="TIME", required=True, help="How long: 30m, 2h, 3d.")
 @because_option
 @click.argument("subject", metavar="@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
-@click.argument("service", metavar="PEER/SERVICE")
+@click.argument("service", metavar="PEER/SERVICE", shell_complete=completing.services)
 def _grant(for_time: str, because: str | None, subject: str, service: str) -> Words:
     """Give a right for a limited time. The service's grantable_to says to whom."""
     return ("grant", subject, service, "for", for_time, *_because(because))
@@ -257,8 +258,10 @@ def _grant(for_time: str, because: str | None, subject: str, service: str) -> Wo
 
 @_command("revoke")
 @because_option
-@click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
-@click.argument("service", metavar="[PEER/SERVICE]", required=False)
+@click.argument(
+    "grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID", shell_complete=completing.grants
+)
+@click.argument("service", metavar="[PEER/SERVICE]", required=False, shell_complete=completing.services)
 def _revoke(because: str | None, grant: str, service: str | None) -> Words:
     """Revoke a grant by its number, or all grants of a user. Live sessions end at once."""
     return ("revoke", grant, *([service] if service else []), *_because(because))
@@ -267,7 +270,7 @@ def _revoke(because: str | None, grant: str, service: str | None) -> Words:
 @_command("allow")
 @click.option("--once", is_flag=True, help="For one session.")
 @click.option("--for", "for_time", metavar="TIME", help="For another time than was asked for.")
-@click.argument("request", metavar="N", type=click.IntRange(1))
+@click.argument("request", metavar="N", type=click.IntRange(1), shell_complete=completing.requests)
 def _allow(once: bool, for_time: str | None, request: int) -> Words:
     """Allow a request for access."""
     if once and for_time:
@@ -278,7 +281,7 @@ def _allow(once: bool, for_time: str | None, request: int) -> Words:
 
 @_command("deny")
 @because_option
-@click.argument("request", metavar="N", type=click.IntRange(1))
+@click.argument("request", metavar="N", type=click.IntRange(1), shell_complete=completing.requests)
 def _deny(because: str | None, request: int) -> Words:
     """Refuse a request for access."""
     return ("deny", str(request), *_because(because))
@@ -286,7 +289,7 @@ def _deny(because: str | None, request: int) -> Words:
 
 @_command("kick")
 @because_option
-@click.argument("whom", metavar="SESSION|@USER:SERVER")
+@click.argument("whom", metavar="SESSION|@USER:SERVER", shell_complete=completing.sessions)
 def _kick(because: str | None, whom: str) -> Words:
     """End a session, or all sessions of a user. Both sides are told. The user keeps their rights: revoke takes them."""
     return ("kick", whom, *_because(because))
@@ -318,7 +321,9 @@ def _reload() -> Words:
 @click.option("--same", "answer", flag_value="same", help="Both sides show the same.")
 @click.option("--different", "answer", flag_value="different", help="They differ: end the verification.")
 @json_option
-@click.argument("verification", metavar="[N]", type=click.IntRange(1), required=False)
+@click.argument(
+    "verification", metavar="[N]", type=click.IntRange(1), required=False, shell_complete=completing.verifications
+)
 def _verify(answer: str | None, verification: int | None) -> Words:
     """Compare emoji with a user, who verifies a peer by that.
 

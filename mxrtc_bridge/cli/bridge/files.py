@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.bridge import completing
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
 from mxrtc_bridge.config.config import Config
@@ -24,7 +25,7 @@ _MAX_COLUMNS = 4096
 @config_option
 @click.option("--all", "everything", is_flag=True, help="Also what was moved away or changed since.")
 @json_option
-@click.argument("service", metavar="PEER/SERVICE")
+@click.argument("service", metavar="PEER/SERVICE", shell_complete=completing.services)
 def files_command(path: Path, everything: bool, as_json: bool, service: str) -> int:
     """List the files that callers have put into a service.
 

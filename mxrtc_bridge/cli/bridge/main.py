@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mxrtc_bridge import __version__
+from mxrtc_bridge.cli.bridge import completing
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner, load_as_owner
 from mxrtc_bridge.cli.bridge.admin import COMMANDS
 from mxrtc_bridge.cli.bridge.audit import audit_command
@@ -34,6 +35,7 @@ from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.bridge.services import add_command, list_command, remove_command
 from mxrtc_bridge.cli.bridge.top import top_command
+from mxrtc_bridge.cli.completion import completion_command
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import OutputError, leave_now, run_program, standard_streams
 from mxrtc_bridge.config.config import Config
@@ -86,6 +88,7 @@ for each in (
     *COMMANDS,
     top_command,
     files_command,
+    completion_command(),
 ):
     cli.add_command(each)
 
@@ -180,7 +183,7 @@ def registration_command(path: Path, output: Path | None, force: bool) -> int:
 @socket_option
 @click.option("--at", "moment", metavar="TIME", help="Decide as of this time (2030-01-31 or 2030-01-31T18:00:00Z).")
 @click.argument("user", metavar="@USER:SERVER")
-@click.argument("service", metavar="PEER[/SERVICE]")
+@click.argument("service", metavar="PEER[/SERVICE]", shell_complete=completing.services)
 def explain_command(path: Path, socket: Path | None, moment: str | None, user: str, service: str) -> int:
     """Say whether a user may use a service, and by which rule.
 

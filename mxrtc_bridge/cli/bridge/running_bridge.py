@@ -39,11 +39,6 @@ def ask_bridge(path: Path, socket: Path | None, words: tuple[str, ...]) -> tuple
     for word in words:
         if not is_text(word):
             raise click.UsageError(f"{display(word)} is not text in UTF-8; look at the locale of your terminal.")
-    owners = None
-    if socket is None:
-        with acting_as_owner(path):
-            socket = _socket_of(path)
-        owners = {0, owner_of_bridge(path)} if os.geteuid() == 0 else None
     # Only these commands need the client, whose library takes its time to load.
     with loading():
         from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
@@ -51,8 +46,41 @@ def ask_bridge(path: Path, socket: Path | None, words: tuple[str, ...]) -> tuple
     def waits(what: str) -> None:
         click.echo(what, err=True)
 
+    with _reached(path, socket) as (way, shown):
+        return uvloop.run(ask_until_ready(way, words, waits, shown=shown))
+
+
+def ask_at_once(path: Path, socket: Path | None, words: tuple[str, ...], within_s: float) -> dict[str, object]:
+    """Like :func:`ask_bridge`, for what nobody waits for: of a bridge that starts, hangs or refuses there is nothing.
+
+    Args:
+        path: as there.
+        socket: as there.
+        words: a command that changes nothing.
+        within_s: how long an answer may take.
+
+    Raises:
+        ConfigError: as there.
+        LocalError: no bridge answers there in time.
+    """
+    with loading():
+        from mxrtc_bridge.web.control import ask  # noqa: PLC0415
+
+    with _reached(path, socket) as (way, shown):
+        status, answer = uvloop.run(ask(way, words, shown=shown, answer_s=within_s))
+    return answer if status < 400 else {}
+
+
+@contextmanager
+def _reached(path: Path, socket: Path | None) -> Iterator[tuple[str, str]]:
+    """Where the bridge can be asked, and how that place is called."""
+    owners = None
+    if socket is None:
+        with acting_as_owner(path):
+            socket = _socket_of(path)
+        owners = {0, owner_of_bridge(path)} if os.geteuid() == 0 else None
     with _way_to(socket, owners) as way:
-        return uvloop.run(ask_until_ready(way, words, waits, shown=str(socket)))
+        yield way, str(socket)
 
 
 def _socket_of(path: Path) -> Path:

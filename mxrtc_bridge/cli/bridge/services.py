@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from mxrtc_bridge.cli.bridge import completing
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner, load_as_owner
 from mxrtc_bridge.cli.bridge.admin import Columns, Row, run_words, show_rows
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
@@ -72,7 +73,7 @@ def checked_subject(text: str) -> str:
 @config_option
 @socket_option
 @click.option("--allow", multiple=True, metavar="WHO", help="@user:server, server:NAME, group:NAME or room:!ID.")
-@click.argument("name", metavar="[PEER/]SERVICE")
+@click.argument("name", metavar="[PEER/]SERVICE", shell_complete=completing.new_service)
 @click.argument("target", metavar="TARGET")
 def add_command(path: Path, socket: Path | None, allow: tuple[str, ...], name: str, target: str) -> int:
     """Add a service to the configuration, and reload it.
@@ -105,7 +106,7 @@ def add_command(path: Path, socket: Path | None, allow: tuple[str, ...], name: s
 @click.command("remove")
 @config_option
 @socket_option
-@click.argument("name", metavar="[PEER/]SERVICE")
+@click.argument("name", metavar="[PEER/]SERVICE", shell_complete=completing.services)
 def remove_command(path: Path, socket: Path | None, name: str) -> int:
     """Remove a service from the configuration, and reload it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mxrtc_bridge.cli.client import completing
 from mxrtc_bridge.cli.client.runner import in_loop
 from mxrtc_bridge.client.options import Context
 
@@ -20,7 +21,14 @@ resume_option = click.option(
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(allow_dash=True))
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    type=click.Path(allow_dash=True),
+    shell_complete=completing.paths_or_inboxes,
+)
 @click.argument("peer", metavar="PEER[/SERVICE]")
 @click.option("--name", metavar="NAME", help="What standard input (PATH '-') is called at the other side.")
 @resume_option
@@ -41,7 +49,7 @@ async def send(
 
 
 @click.command()
-@click.argument("remote", metavar="PEER[/SERVICE][:PATH]")
+@click.argument("remote", metavar="PEER[/SERVICE][:PATH]", shell_complete=completing.remote_files)
 @click.option(
     "-o",
     "--output",

@@ -15,8 +15,9 @@ from typing import TextIO
 import click
 
 from mxrtc_bridge import __version__
-from mxrtc_bridge.cli.client import files, output_options
+from mxrtc_bridge.cli.client import completing, files, output_options
 from mxrtc_bridge.cli.client.runner import in_loop, run
+from mxrtc_bridge.cli.completion import completion_command
 from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import Exit
@@ -63,7 +64,14 @@ def ask_password(user: str) -> str:
     expose_value=False,
 )
 @click.option("--relay-only", is_flag=True, help="Never show my addresses to the peer: only TURN, slower.")
-@click.option("--interface", "interfaces", multiple=True, metavar="NAME", help="Use only these network interfaces.")
+@click.option(
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="NAME",
+    help="Use only these network interfaces.",
+    shell_complete=completing.interfaces,
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(1, 600),
@@ -115,7 +123,9 @@ def main(
 @click.argument("user", metavar="@USER:SERVER")
 @click.option("--homeserver", metavar="URL", help="Address of the homeserver; found by the server's name otherwise.")
 @click.option(
-    "--password-file", type=click.File("r"), help="Read the password from a file, or from '-'; else it is asked."
+    "--password-file",
+    type=click.File("r"),
+    help="Read the password from a file, or from '-'; else it is asked.",
 )
 @click.option("--prefix", default="rtc_", show_default=True, help="Prefix of the peers' names on my server.")
 @click.option("--bot", default="rtcbot", show_default=True, help="Local name of the bridge's bot on my server.")
@@ -175,7 +185,7 @@ async def accounts(context: Context, default: str | None) -> None:
 
 
 @main.command("ls")
-@click.argument("peer", required=False, metavar="[PEER[/SERVICE][:PATH]]")
+@click.argument("peer", required=False, metavar="[PEER[/SERVICE][:PATH]]", shell_complete=completing.remote_files)
 @in_loop
 async def list_services(context: Context, peer: str | None) -> None:
     """List the services that I may use, or the files of a service.
@@ -198,7 +208,7 @@ async def list_services(context: Context, peer: str | None) -> None:
 
 
 @main.command()
-@click.argument("peer", metavar="PEER[/SERVICE]")
+@click.argument("peer", metavar="PEER[/SERVICE]", shell_complete=completing.services(completing.ALL))
 @in_loop
 async def how(context: Context, peer: str) -> None:
     """Say what to type for a service.
@@ -211,13 +221,14 @@ async def how(context: Context, peer: str) -> None:
 
 
 @main.command()
-@click.argument("peer", metavar="PEER[/SERVICE]")
+@click.argument("peer", metavar="PEER[/SERVICE]", shell_complete=completing.services(completing.STREAMS))
 @click.option(
     "-L",
     "--listen",
     "listens",
     multiple=True,
     metavar="[BIND:]PORT[=SERVICE]",
+    shell_complete=completing.listens,
     help="Listen here and forward each connection; repeatable. PORT 0 takes a free one. BIND `*` is each IPv4 address, "
     "`[::]` each IPv6 one.",
 )
@@ -236,7 +247,7 @@ async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reco
 
 
 @main.command()
-@click.argument("peer", metavar="PEER[/SERVICE]")
+@click.argument("peer", metavar="PEER[/SERVICE]", shell_complete=completing.services(completing.STREAMS))
 @in_loop
 async def nc(context: Context, peer: str) -> None:
     """Connect standard input and output to a service. Works as ssh's ProxyCommand.
@@ -250,7 +261,7 @@ async def nc(context: Context, peer: str) -> None:
 
 
 @main.command()
-@click.argument("peer", metavar="PEER")
+@click.argument("peer", metavar="PEER", shell_complete=completing.peers)
 @click.option("-c", "--count", type=click.IntRange(1, 100_000), default=4, show_default=True, help="How many.")
 @click.option(
     "-i", "--interval", type=click.FloatRange(0.25, 3600), default=1.0, show_default=True, help="Seconds between them."
@@ -264,7 +275,7 @@ async def ping(context: Context, peer: str, count: int, interval: float) -> None
 
 
 @main.command()
-@click.argument("name", metavar="PEER/SERVICE")
+@click.argument("name", metavar="PEER/SERVICE", shell_complete=completing.services(completing.ALL))
 @click.option("--for", "for_time", metavar="TIME", help="How long: 30m, 2h, 3d; 2h if it is not said.")
 @click.option("--because", metavar="TEXT", help="Why; the admins read it.")
 @click.option("--wait", is_flag=True, help="Wait until the admins have decided.")
@@ -281,7 +292,7 @@ async def request(context: Context, name: str, for_time: str | None, because: st
 
 
 @main.command()
-@click.argument("peer", required=False, metavar="[PEER]")
+@click.argument("peer", required=False, metavar="[PEER]", shell_complete=completing.peers)
 @in_loop
 async def devices(context: Context, peer: str | None) -> None:
     """List my devices, or those of a peer.
@@ -295,7 +306,7 @@ async def devices(context: Context, peer: str | None) -> None:
 
 
 @main.command()
-@click.argument("peer", metavar="PEER")
+@click.argument("peer", metavar="PEER", shell_complete=completing.peers)
 @click.option("--key", metavar="KEY", help="The identity that its admin has told you: accept this one only.")
 @in_loop
 async def trust(context: Context, peer: str, key: str | None) -> None:
@@ -310,7 +321,7 @@ async def trust(context: Context, peer: str, key: str | None) -> None:
 
 
 @main.command()
-@click.argument("peer", required=False, metavar="[PEER]")
+@click.argument("peer", required=False, metavar="[PEER]", shell_complete=completing.peers)
 @in_loop
 async def verify(context: Context, peer: str | None) -> None:
     """Compare emoji with a session of mine or the admin of a peer.
@@ -349,4 +360,5 @@ async def netcheck(context: Context) -> None:
 
 main.add_command(files.send)
 main.add_command(files.get)
+main.add_command(completion_command())
 output_options.add_to_commands(main)

@@ -7,7 +7,7 @@ import errno
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from mxrtc_bridge.client.files.sentences import (
 )
 from mxrtc_bridge.client.files.single_file import SingleFile, pour
 from mxrtc_bridge.client.files.transfer import FileTransfer
+from mxrtc_bridge.client.known_services import load_known, save_known
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
@@ -33,6 +34,7 @@ from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.patterns import has_wildcards
 from mxrtc_bridge.core.text.display import display, quoted
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
 from mxrtc_bridge.sinks.files.disk_names import typed
@@ -143,6 +145,10 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
         finally:
             opened.reset("interrupted", "ended by the user")
         finished = opened.finished.result()
+    if (place := listed_place(remote.path)) is not None and entries:
+        known = load_known(context.state, login.user_id)
+        known.see_files((remote.name.peer, service, place), names_in(place, entries))
+        save_known(context.state, login.user_id, known)
     for entry in entries:
         _show(report, entry)
     if count > len(entries):
@@ -157,6 +163,19 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
         raise ClientError(outcome.code, f"{short}/{service}: {finished.progress.failed} are not offered")
     if outcome.code is not Exit.DONE:
         raise ClientError(outcome.code, outcome.sentence)
+
+
+def listed_place(path: str) -> str | None:
+    """The directory of which a listing is; None where it is one of a pattern."""
+    return None if has_wildcards(path) else path
+
+
+def names_in(place: str, entries: Iterable[FileEntry]) -> Iterator[str]:
+    """The names of what is directly in a directory; those of directories end in a slash."""
+    for entry in entries:
+        name = entry.path.removeprefix(f"{place}/" if place else "")
+        if name and "/" not in name and entry.path != place:
+            yield name + ("/" if entry.kind is EntryKind.DIRECTORY else "")
 
 
 def _show(report: Report, entry: FileEntry) -> None:

@@ -28,7 +28,9 @@ OF_A_RUNNING_BRIDGE: dict[str, list[str]] = {
     "verify": [], "trust": [ALICE], "top": [],
 }  # fmt: skip
 BY_EITHER: dict[str, list[str]] = {"explain": [ALICE, "build/ssh"]}
-WITHOUT_A_CONFIGURATION: dict[str, list[str]] = {"init": ["--domain", "example.org"], "example-config": []}
+WITHOUT_A_CONFIGURATION: dict[str, list[str]] = {
+    "init": ["--domain", "example.org"], "example-config": [], "completion": ["bash"],
+}  # fmt: skip
 WITH_A_CONFIGURATION = {**ON_FILES, **OF_A_RUNNING_BRIDGE, **BY_EITHER}
 
 

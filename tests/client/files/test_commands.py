@@ -16,6 +16,7 @@ import pytest
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files import commands as file_commands
 from mxrtc_bridge.client.files.single_file import SingleFile, pour
+from mxrtc_bridge.client.known_services import load_known
 from mxrtc_bridge.client.options import CallOptions, Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
@@ -207,6 +208,17 @@ async def test_listing_shows_names_in_a_displayable_form(
     assert first.split()[0] == "4"
     assert first.endswith(r"docs/a\x1b[2J.txt")
     assert second.endswith("docs/sub/")
+
+
+async def test_names_of_a_listing_are_kept_for_completion(state: StateFolder, links: Links) -> None:
+    links.entries = (
+        entry("docs", kind=EntryKind.DIRECTORY), entry("docs/a b.txt"), entry("docs/sub", kind=EntryKind.DIRECTORY),
+        entry("docs/sub/deep.txt"),
+    )  # fmt: skip
+    await file_commands.list_files(Context(state, Report()), "build/share:docs")
+    known = load_known(state, state.load_login().user_id)
+    assert list(known.listings.values()) == [("a b.txt", "sub/")]
+    assert [(service, path) for _, service, path in known.listings] == [("share", "docs")]
 
 
 async def test_listing_has_a_limit_and_says_so(

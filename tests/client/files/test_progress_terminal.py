@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.tmux import Tmux
 from tests.waiting import until
 
 pytestmark = pytest.mark.real
@@ -45,39 +44,20 @@ open(sys.argv[1]).close()
 RATES = {"one": "2.4 MiB/s", "many": "102 MiB/s"}
 """Of the last that is shown."""
 
-OF_ANOTHER_TERMINAL = frozenset({"TMUX", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"})
 
-
-class Terminal:
-    """One session of a tmux of its own."""
+class Terminal(Tmux):
+    """A terminal in which the program shows a transfer, until it is told to go on."""
 
     def __init__(self, folder: Path, width: int) -> None:
+        super().__init__(folder, width=width)
         self._fifo = folder / "fifo"
         os.mkfifo(self._fifo)
-        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
-        self._width = width
 
-    def run(self, *arguments: str, **environment: str) -> None:
-        given = {"LC_ALL": "C.UTF-8", **environment}
-        words = ["env", *(f"{name}={value}" for name, value in given.items()), sys.executable, "-c", PROGRAM]
-        words.append(str(self._fifo))
-        self._do("new-session", "-d", "-x", str(self._width), "-y", "8", shlex.join([*words, *arguments]))
+    def show(self, files: str, **environment: str) -> None:
+        self.run(sys.executable, "-c", PROGRAM, str(self._fifo), files, **environment)
 
     def go_on(self) -> None:
         self._fifo.open("w").close()
-
-    def shown(self, *, colours: bool = False) -> str:
-        lines = self._do("capture-pane", "-p", *(["-e"] if colours else [])).splitlines()
-        return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
-
-    def _do(self, *words: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_TERMINAL}
-        environment["LC_ALL"] = "C.UTF-8"
-        done = subprocess.run([*self._tmux, *words], check=True, capture_output=True, env=environment, timeout=30)
-        return done.stdout.decode()
 
 
 @pytest.fixture
@@ -99,7 +79,7 @@ async def test_bar_is_the_line_of_the_picture_and_gone_at_the_end(
     terminal: Terminal, files: str, request: pytest.FixtureRequest
 ) -> None:
     width = request.node.callspec.params["terminal"]
-    terminal.run(files)
+    terminal.show(files)
     picture = PICTURES / f"{files}_{width}.txt"
     if "MXRTC_WRITE_PICTURES" in os.environ:
         await until(lambda: RATES[files] in terminal.shown())
@@ -113,13 +93,13 @@ async def test_bar_is_the_line_of_the_picture_and_gone_at_the_end(
 
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 async def test_no_colour_where_none_is_wanted(terminal: Terminal, environment: dict[str, str], coloured: bool) -> None:
-    terminal.run("one", **environment)
+    terminal.show("one", **environment)
     await until(lambda: RATES["one"] in terminal.shown())
     assert ("\x1b[3" in terminal.shown(colours=True)) is coloured
 
 
 async def test_dumb_terminal_gets_lines(terminal: Terminal) -> None:
-    terminal.run("one", TERM="dumb")
+    terminal.show("one", TERM="dumb")
     await until(lambda: RATES["one"] in terminal.shown())
     line = "11.0 MiB of 62.0 MiB, 0 of 1 file, 2.4 MiB/s, 21.2 s left"
     assert line in terminal.shown()
