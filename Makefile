@@ -50,12 +50,12 @@ test: packages-test lint pytest
 .PHONY: fast
 fast: export PYTHONDONTWRITEBYTECODE :=
 fast: $(TEST_READY)
-	MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not programs" $(SIDE_BY_SIDE) $(MORE_WORKERS) $(PYTEST_ARGS)
+	MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not programs" $(FORKS) $(PYTEST_ARGS)
 
 IN_PROCESS := -m "not real and not alone"
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
-# On two idle processors six are done in 60 to 65 s, three in 74 s, eight in 68 s: tests wait, and each worker collects.
-MORE_WORKERS = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 4))
+# More than there are processors, as tests wait. xdist's workers would import and collect everything anew, each of them.
+FORKS = -p tests.forked --forks $$(($$(getconf _NPROCESSORS_ONLN) + 4))
 
 # What needs no other program runs twice: measured, with few drawn examples, as measuring makes it more than twice as
 # slow, and then again where an ordinary run does more. What does runs some files at a time, as it waits for half of the
