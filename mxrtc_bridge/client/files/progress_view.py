@@ -131,8 +131,8 @@ def bar_line(progress: Progress, rate: float, path: str, width: int) -> Table:
     if name_columns:
         table.add_column(no_wrap=True, width=name_columns)
         # Text and not markup: brackets in the names of files mean nothing.
-        name = display(progress.current, limit=width)
-        if len(name) > name_columns:
+        name = display(progress.current, limit=name_columns)
+        if name != display(progress.current, limit=10 * name_columns):  # it was cut, and of a path the end says most
             name = display(progress.current.rpartition("/")[2], limit=name_columns)
         cells.append(Text(name))
     if bar_columns:

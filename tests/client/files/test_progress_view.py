@@ -101,8 +101,19 @@ def test_bar_takes_one_line_however_narrow_the_terminal(width: int, name: str) -
             assert part in line, "these are there and whole on each terminal that people use"
 
 
-def test_of_a_path_that_is_too_long_the_name_of_the_file_is_shown() -> None:
-    assert drawn(progress(MIB, "photos/2026/summer/beach.jpeg"), 80).startswith("beach.jpeg ")
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("photos/2026/summer/beach.jpeg", "beach.jpeg "),
+        # Each of these takes two columns.
+        ("写真/夏/海辺.jpeg", "海辺.jpeg "),
+        ("写真/夏/" + "海" * 50, "海" * 7 + "… "),
+        ("a\x1b/b\x1b/c\x1b", "c\\x1b "),
+        ("写真/海.jpg", "写真/海.jpg "),
+    ],
+)
+def test_of_a_path_that_is_too_long_the_name_of_the_file_is_shown(path: str, shown: str) -> None:
+    assert drawn(progress(MIB, path), 80).startswith(shown)
 
 
 def test_how_much_is_done_of_what_is_not_all_announced_is_not_said_in_per_cent() -> None:
