@@ -238,6 +238,7 @@ class _Client(turn.TurnClientMixin):
     def fail(self, error: Exception) -> None:
         if not self._gone.done():
             self._gone.set_exception(error)
+            self._gone.exception()  # whoever waited may have been told to end at this moment: it would be a traceback
 
     @abstractmethod
     def give_back(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,9 +16,10 @@ from aioice import stun
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
+from mxrtc_bridge.rtc.datagrams import Drops, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, TurnServer
 from mxrtc_bridge.rtc.peer import DataPeerConnection
-from mxrtc_bridge.rtc.turn import ALLOCATION_MISMATCH, STALE_NONCE
+from mxrtc_bridge.rtc.turn import ALLOCATION_MISMATCH, STALE_NONCE, allocate
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_hostile_ice import offer_with
 from tests.waiting import turns, until
@@ -48,6 +50,15 @@ def signed(answer: bytes) -> bytes:
     whole = stun.parse_message(answer)
     whole.add_message_integrity(hashlib.md5(b"user:r:secret").digest())
     return bytes(whole)
+
+
+class NoReceiver:
+    """Nobody who waits for what comes by a relay."""
+
+    drops = Drops()
+
+    def payload_received(self, data: bytes, address: tuple[str, int]) -> None:
+        raise AssertionError
 
 
 class Liar(asyncio.DatagramProtocol, asyncio.Protocol):
@@ -190,6 +201,29 @@ async def test_server_that_closes_the_connection_of_a_relay_leaves_no_traceback(
         with pytest.raises(TransportError, match="no path"):
             await peer.connect()
         assert liar.requests == 2
+
+
+async def test_server_that_closes_a_connection_while_nobody_waits_any_more_leaves_no_traceback(
+    errors: list[object],
+) -> None:
+    """As at the end of the time to gather; the end of the wait is tried at each turn of the loop."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    liar = Liar(lambda _: None)
+    server = await loop.create_server(lambda: liar, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()[:2]
+    relay = TurnServer(*address, "tcp", False, "user", "secret")
+    before = liar.requests
+    for cut in range(1, 40):
+        asking = asyncio.create_task(allocate(relay, address, GuardedStun(NoReceiver()), channel_refresh_s=300))
+        await turns(cut)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        del asking
+        gc.collect()
+        await turns(1)
+    assert liar.requests > before
+    server.close()
 
 
 @pytest.mark.alone
