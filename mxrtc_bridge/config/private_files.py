@@ -220,7 +220,11 @@ def replace_text(path: Path, text: str, *, before: str) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(aside, dir_fd=folder)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+        why = error.strerror
+        if error.errno == errno.EBUSY:
+            # As containers often have it. Written in its place, it would be half there for whoever reads it meanwhile.
+            why = "it is mounted by itself, without its folder; edit it where it comes from, or mount the folder"
+        raise ConfigError(f"{path} cannot be written: {why}") from None
 
 
 def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -157,6 +159,20 @@ def test_an_owner_that_cannot_be_kept_is_said_and_nothing_is_written(run: Run) -
         before = config.read_text()
         code, _, err = run("add", "web", "tcp:127.0.0.1:80", "-c", config)
         assert (code, "belongs to user 0" in err, config.read_text()) == (78, True, before), err
+
+
+@needs_root
+@pytest.mark.programs
+def test_a_file_that_is_mounted_by_itself_stays_and_the_reason_is_said(config: Path) -> None:
+    before = config.read_text()
+    add = [str(Path(sys.executable).parent / "mxrtc-bridge"), "add", "web", "tcp:127.0.0.1:80", "-c", str(config)]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", 'mount --bind "$0" "$0" && exec "$@"', str(config), *add],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "it is mounted by itself" in done.stderr) == (78, True), done.stderr
+    assert [each.name for each in config.parent.iterdir() if each.name.startswith("config")] == ["config.yaml"]
+    assert config.read_text() == before
 
 
 def test_what_somebody_else_has_written_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
