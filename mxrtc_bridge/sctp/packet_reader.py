@@ -127,15 +127,14 @@ class Inbound(Lifecycle):
             self._acknowledge_apart(now, receiver)
         try:
             self._receive_chunks(now, packet, size)
+            receiver = self._receiver
+            if receiver is not None:
+                receiver.packet_done(now)
+                reconfiguration = self._reconfiguration
+                if reconfiguration is not None and reconfiguration.waits_for_data:
+                    reconfiguration.advance(receiver.cumulative)  # may break rules that hold for requests at once
         except MalformedError as error:
             self._break_off(error)
-            return
-        receiver = self._receiver
-        if receiver is not None:
-            receiver.packet_done(now)
-            reconfiguration = self._reconfiguration
-            if reconfiguration is not None and reconfiguration.waits_for_data:
-                reconfiguration.advance(receiver.cumulative)
 
     def _acknowledge_apart(self, now: float, receiver: Receiver) -> None:
         """Write the SACK that is due before another packet is taken that would share it."""

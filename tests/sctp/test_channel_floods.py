@@ -128,3 +128,12 @@ def test_messages_that_nobody_wants_and_one_packet_has_set_free_are_dropped_in_p
     _, longest = puppet.poll()
     assert longest <= STEP
     assert puppet.held == 0
+
+
+def test_resets_that_data_sets_free_and_that_are_too_many_to_be_told_end_the_association() -> None:
+    """As those do that are carried out at once: what is in a packet raises nothing, whatever comes of it."""
+    puppet = Puppet()
+    requests = [puppet.reset(0, 0, after=1), *(puppet.reset(number, *range(700)) for number in range(1, 8))]
+    for packet in [*map(puppet.packet, requests), puppet.packet(puppet.data(0))]:
+        puppet.association.receive(puppet.now, packet)
+    assert "streams are reset faster than that can be told" in puppet.ended_because
