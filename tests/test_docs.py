@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -127,3 +129,31 @@ def test_the_search_for_commands_finds_them(tmp_path: Path) -> None:
         ["mxrtc-bridge", "run", "-c", "x.yaml"],
         ["mxrtc", "nc", "build/ssh"],
     ]
+
+
+@pytest.mark.programs
+def test_links_in_the_folder_of_the_bridge_lead_root_nowhere_when_it_is_backed_up_and_restored(tmp_path: Path) -> None:
+    """The folder is the bridge's; what it leads to may be what only root may read or write."""
+    page = (ROOT / "docs/how-to/backup.md").read_text()
+    folder, safe, secret = tmp_path / "mxrtc", tmp_path / "safe", tmp_path / "shadow"
+    folder.mkdir()
+    secret.write_text("of root")
+    sqlite3.connect(folder / "mxrtc-bridge.db").close()
+    for name in ("config.yaml", "registration.yaml", "encryption.key", "audit.jsonl"):
+        (folder / name).write_text(name)
+    (folder / "audit-1.jsonl").symlink_to(secret)
+
+    def carry_out(heading: str) -> None:
+        (block,) = [each[2] for each in FENCE.findall(page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0])]
+        lines = [line for line in block.splitlines() if not line.startswith(("systemctl ", "chown "))]
+        commands = "\n".join(lines).replace("/var/lib/mxrtc", str(folder)).replace("/somewhere/safe", str(safe))
+        subprocess.run(["sh", "-euc", commands], check=True, timeout=60)
+
+    carry_out("Back up")
+    assert [each.name for each in safe.iterdir() if not each.is_symlink() and each.read_text() == "of root"] == []
+    (folder / "registration.yaml").unlink()
+    (folder / "registration.yaml").symlink_to(secret)
+    carry_out("Restore")
+    assert secret.read_text() == "of root"
+    assert not (folder / "registration.yaml").is_symlink()
+    assert (folder / "registration.yaml").read_text() == "registration.yaml"
