@@ -7,26 +7,34 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import shutil
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from tests.other_user import OTHER_UID
+from tests.processor import needs_x86_64
 
 
 def _can_confine() -> bool:
     """Whether somebody who is not root may make a user namespace here, which many containers forbid."""
-    if os.geteuid() != 0 or platform.machine() != "x86_64":  # of which the numbers of system calls are
+    if os.geteuid() != 0:
         return False
     command = ["setpriv", f"--reuid={OTHER_UID}", "--clear-groups", "unshare", "--user", "true"]
     return shutil.which(command[0]) is not None and subprocess.run(command, check=False).returncode == 0
 
 
-needs_confinement = pytest.mark.skipif(not _can_confine(), reason="needs root, and user namespaces on x86-64")
+_needs_namespaces = pytest.mark.skipif(not _can_confine(), reason="needs root, and user namespaces")
+
+
+def needs_confinement(test: Callable[..., None]) -> Callable[..., None]:
+    """Skip a test that calls :func:`confine` where that cannot be done."""
+    marked: Callable[..., None] = needs_x86_64(_needs_namespaces(test))
+    return marked
+
 
 _NEW_USER = 0x1000_0000
 _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 4, 22, 38

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -32,6 +33,27 @@ def test_started_program_hears_signals_though_who_started_the_tests_ignores_them
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert f"{len(HEARD)} passed" in result.stdout
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("other", [False, True])
+def test_only_for_another_processor_a_test_is_skipped_for_root(tmp_path: Path, other: bool) -> None:
+    """The system says that the processor is another one, as it does for programs of 32 bits."""
+    test = tmp_path / "test_skips.py"
+    test.write_text(
+        "import pytest\n"
+        "from tests.processor import needs_x86_64\n"
+        "@needs_x86_64\ndef test_of_processor(): pass\n"
+        "@pytest.mark.skipif(True, reason='needs something')\ndef test_of_something(): pass\n"
+    )
+    pretending = ["setarch", "linux32"] if other else []
+    options = ["-p", "tests.conftest", "--rootdir", str(tmp_path), "-rA", "-o", "asyncio_mode=auto"]
+    command = [*pretending, sys.executable, "-m", "pytest", *options, str(test)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    something = "ERROR" if os.geteuid() == 0 else "SKIPPED"
+    assert re.search(rf"^{something} .*something", said, re.M), said
+    of_processor = "PASSED" if not other and platform.machine() == "x86_64" else "SKIPPED"
+    assert re.search(rf"^{of_processor} .*processor", said, re.M), said
 
 
 def test_files_that_begin_first_are_there() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import platform
 import secrets
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from mxrtc_bridge.rtc.interfaces import (
     shown_address,
 )
 from mxrtc_bridge.rtc.settings import RtcSettings
+from tests.processor import needs_x86_64
 
 MACHINE: list[LocalAddress] = [
     ("lo", ip_address("127.0.0.1")),
@@ -135,7 +135,7 @@ def test_default_addresses_are_of_this_machine() -> None:
     assert default_addresses() <= {address for _, address in local_addresses()}
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="forbids a system call by its number")
+@needs_x86_64
 def test_machine_that_tells_no_interfaces_offers_the_addresses_that_packets_leave_it_with() -> None:
     program = "from tests.confined import without_netlink; without_netlink(); print(interfaces.local_addresses())"
     text = f"from mxrtc_bridge.rtc import interfaces; {program}"
