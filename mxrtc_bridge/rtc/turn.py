@@ -21,6 +21,7 @@ from aioice.utils import random_transaction_id
 from mxrtc_bridge.core.webrtc.gathering_report import ServerOutcome
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.engine.outside import in_one_thread
+from mxrtc_bridge.rtc.alternate_server import alternate_of
 from mxrtc_bridge.rtc.datagrams import PARSER_ERRORS, Address, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import TurnServer
 
@@ -74,7 +75,7 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, 
     aioice's own function goes to the first address of a name only, and has no place for the name in the certificate.
 
     Args:
-        server: how it is reached, and as whom.
+        server: how it is reached, and as whom; one that names another instead is followed.
         address: one of its addresses.
         protocol: gets what comes by the relay; its transport is open when this returns.
         channel_refresh_s: after how long each channel is bound again.
@@ -82,6 +83,21 @@ async def allocate(server: TurnServer, address: Address, protocol: GuardedStun, 
     Raises:
         Exception: one of :data:`SERVER_ERRORS`; nothing is left open, here or at the server.
     """
+    asked = [address]
+    while True:
+        try:
+            return await _allocate_from_free_port(server, asked[-1], protocol, channel_refresh_s)
+        except stun.TransactionFailed as error:
+            alternate = alternate_of(error, server, asked)
+            if alternate is None:
+                raise
+        server = alternate[0]
+        asked.append(alternate[1])
+
+
+async def _allocate_from_free_port(
+    server: TurnServer, address: Address, protocol: GuardedStun, channel_refresh_s: float
+) -> None:
     for _ in range(MAX_PORTS - 1):
         try:
             return await _allocate(server, address, protocol, channel_refresh_s)
