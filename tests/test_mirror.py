@@ -131,7 +131,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         ["matrix/crypto/broken_sessions.py", "matrix/crypto/device.py", "matrix/crypto/sync_answer.py"],
     ),
     "matrix/crypto/test_device_lists.py": (
-        "lists of devices are asked for", ["matrix/crypto/key_server.py", "matrix/crypto/keyed_locks.py"],
+        "lists of devices are asked for", ["matrix/crypto/keyed_locks.py"],
     ),
     "matrix/crypto/test_signed_json.py": ("they sign", ["matrix/crypto/keys.py"]),
     "matrix/crypto/test_claims.py": (

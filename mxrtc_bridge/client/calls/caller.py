@@ -48,9 +48,9 @@ from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import NoCounters
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.sync import SyncStream
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectFailure, DirectRoomError, DirectRooms
@@ -136,8 +136,9 @@ class Caller:
         self._options = context.call
         self._report = context.report
         self._waiting = Waiting(context.report, context.call.timeout_s)
-        account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
-        self._homeserver: Homeserver = account.connect(self._waiting.patience)
+        # One for all that is asked: on a line that loses much a connection that is up is worth seconds.
+        self._transport = Transport(login.homeserver, login.access_token, self._waiting.patience)
+        self._homeserver = Homeserver(self._transport)
         self._direct: DirectRooms | None = None
         self._began = 0.0
         """When the call has begun, by the clock of the loop."""
@@ -277,7 +278,7 @@ class Caller:
                 async with asyncio.timeout(self._left_s()):
                     calls = await holding.enter_async_context(
                         calls_by_device(
-                            *(self._state, self.login, peer, self._waiting.patience),
+                            *(self._state, self.login, peer, self._transport),
                             waits=self._waiting.waits_for,
                             appears=not by_room,
                         )

@@ -273,7 +273,7 @@ async def calls_by_device(
     state: StateFolder,
     login: Login,
     peer: UserId,
-    patience: RequestPolicy,
+    transport: Transport,
     *,
     waits: Waits = _nobody,
     appears: bool = True,
@@ -284,7 +284,7 @@ async def calls_by_device(
         state: where the keys of our device are.
         login: as whom.
         peer: whom.
-        patience: how to ask the homeserver.
+        transport: the homeserver, as this user; stays open.
         waits: told what is waited for.
         appears: whether a peer without a device is waited for, as its first one may be about to appear.
 
@@ -293,7 +293,7 @@ async def calls_by_device(
         ClientError: the peer's identity is another than before.
         HomeserverError: the homeserver refuses us, or is away.
     """
-    async with own_device(state, login, patience, waits=waits) as (device, server):
+    async with own_device(state, login, transport=transport, waits=waits) as (device, server):
         calls = DeviceCalls(device, await appearing_device(device, peer, waits if appears else None))
         async with running(DeviceSync(server, device, calls.handle, heard=calls.heard).run(), "device"):
             try:
@@ -304,9 +304,21 @@ async def calls_by_device(
 
 @contextlib.asynccontextmanager
 async def own_device(
-    state: StateFolder, login: Login, patience: RequestPolicy | None = None, *, waits: Waits = _nobody
+    state: StateFolder,
+    login: Login,
+    patience: RequestPolicy | None = None,
+    *,
+    transport: Transport | None = None,
+    waits: Waits = _nobody,
 ) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
-    """Hold the client's device; ``waits`` is told what is waited for.
+    """Hold the client's device.
+
+    Args:
+        state: where its keys are.
+        login: as whom.
+        patience: how to ask the homeserver.
+        transport: the homeserver, where somebody has it already, with a policy of its own; stays open.
+        waits: told what is waited for.
 
     Raises:
         NoDeviceError: there is none, or another command holds it.
@@ -319,8 +331,9 @@ async def own_device(
         await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock", waits=waits))
         key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
-        transport = Transport(login.homeserver, login.access_token, patience or RequestPolicy())
-        stack.push_async_callback(transport.close)
+        if transport is None:
+            transport = Transport(login.homeserver, login.access_token, patience or RequestPolicy())
+            stack.push_async_callback(transport.close)
         # Nobody but the user of this program orders work here, beside those who write to the user.
         beside = FairWork("what a device waits for", server_of(login.user_id), lambda _user: True)
         await stack.enter_async_context(running(beside.run(), "beside the device"))

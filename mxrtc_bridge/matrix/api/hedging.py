@@ -1,4 +1,4 @@
-"""A request that is sent once more beside one that is silent, as a connection that has lost packets may be."""
+"""A request that is sent again beside those that are silent, as connections that have lost packets may be."""
 
 from __future__ import annotations
 
@@ -11,33 +11,41 @@ T = TypeVar("T")
 FINAL = 2
 """Rank of a failure after which the same request, sent again, would only fail again."""
 
+MAX_REQUESTS = 4
+"""Of one question, at a time: of connections that lose a fifth in each direction, one in five is silent for three
+seconds, and whoever asks waits for fifteen. A homeserver that is slow has to bear no more than that."""
+
 
 async def hedged(send: Callable[[], Coroutine[Any, Any, T]], hedge_s: float, rank: Callable[[BaseException], int]) -> T:
-    """Send, and once more after some seconds of silence; whichever comes to an end that counts is taken.
+    """Send, and again after each some seconds of silence; whichever comes to an end that counts is taken.
 
     TCP doubles its pause with each packet that is lost in a row, so on a line that loses a fifth a new connection is
     answered long before an unlucky one goes on.
 
     Args:
-        send: sends a request that has the same effect once or twice, at the same time too, and returns what came of it.
-        hedge_s: seconds of silence until the second.
+        send: sends a request that has the same effect once or several times, at the same time too, and returns what
+            came of it.
+        hedge_s: seconds of silence until the next, up to :data:`MAX_REQUESTS`; once one has failed there is no other.
         rank: how much an exception of ``send`` says: ``FINAL`` for an answer, of others more for those that tell more.
-            One that is not final leaves the word to the other request: it may be a second too many that is refused,
-            while the first is being answered.
+            One that is not final leaves the word to the other requests: it may be one too many in a second that is
+            refused, while the first is being answered.
 
     Raises:
-        Exception: of ``send``: a final one, or of two others the one that tells more.
+        Exception: of ``send``: a final one, or of the others the one that tells most.
     """
     waiting = {asyncio.create_task(send(), name="request")}
     asking = set(waiting)
     failed: list[BaseException] = []
     try:
-        done, _ = await asyncio.wait(waiting, timeout=hedge_s)
-        if not done:
-            asking.add(asyncio.create_task(send(), name="hedged request"))
-        waiting = set(asking)
         while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            more = not failed and len(asking) < MAX_REQUESTS
+            done, waiting = await asyncio.wait(
+                waiting, timeout=hedge_s if more else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                waiting.add(asyncio.create_task(send(), name="hedged request"))
+                asking |= waiting
+                continue
             answered = [each for each in done if each.exception() is None]
             if answered:
                 return answered[0].result()

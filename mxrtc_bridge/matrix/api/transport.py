@@ -421,6 +421,7 @@ class Transport:
         as_user: UserId | None = None,
         timeout_s: float | None = None,
         repeat: Repeat = Repeat.ALWAYS,
+        hedges: bool | None = None,
     ) -> dict[str, object]:
         """Send a request, again if it makes sense, and return the JSON object of the answer.
 
@@ -433,11 +434,15 @@ class Transport:
             as_user: user of the appservice's namespace to act as.
             timeout_s: seconds for one attempt, when the usual limit does not fit.
             repeat: whether a failed attempt may be followed by another.
+            hedges: whether one that is silent may be sent on another connection as well; as a rule what may be repeated
+                and has no limit of its own, as that is known to take long.
 
         Raises:
             HomeserverError: the last attempt failed, and no other fits into the budget.
             AnswerTooLongError: an answer came that is longer than the limit.
         """
+        if hedges is None:
+            hedges = timeout_s is None and repeat is Repeat.ALWAYS
         parameters = dict(query or {})
         if as_user is not None:
             parameters["user_id"] = as_user
@@ -449,8 +454,7 @@ class Transport:
                 answer = await self._attempt(
                     lambda: self._send(method, str(path), content, parameters),
                     timeout_s or self._policy.timeout_s,
-                    # What has a limit of its own is known to take long.
-                    self._policy.hedge_s if timeout_s is None and repeat is Repeat.ALWAYS else math.inf,
+                    self._policy.hedge_s if hedges else math.inf,
                 )
             except _FailedError as error:
                 attempt += 1

@@ -140,6 +140,7 @@ class KeyServer:
             as_user=self._as_user,
             timeout_s=timeout_s,
             repeat=Repeat.NEVER,
+            hedges=wait_s == 0,  # the same from the same token, and at once
         )
 
 

@@ -34,6 +34,7 @@ from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_
 from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
@@ -427,6 +428,16 @@ async def test_who_waits_for_a_device_in_vain_may_try_again(tmp_path: Path, monk
         async with module.own_device(state, login):
             pass
     assert caught.value.code is Exit.RETRY
+
+
+async def test_connections_of_whoever_needs_a_device_are_used_and_stay_open(tmp_path: Path) -> None:
+    state, login = StateFolder(tmp_path / "state"), Login("https://hs", ALICE, "PHONE", "token")
+    transport = Transport("http://127.0.0.1:1", "token", RequestPolicy(RetryPolicy(0)))
+    for _ in range(2):
+        with pytest.raises(HomeserverError, match="refused"):
+            async with module.own_device(state, login, transport=transport):
+                pass
+    await transport.close()
 
 
 def test_call_that_no_device_can_take_says_what_is_missing_and_not_to_try_again() -> None:

@@ -1,4 +1,4 @@
-"""Of two requests the first answer counts, in virtual time."""
+"""Of several requests the first answer counts, in virtual time."""
 
 from __future__ import annotations
 
@@ -81,6 +81,10 @@ async def outcome(requests: Requests) -> tuple[str | type[Exception], float]:
         ([(40, "one"), (10, RefusedError())], ("one", 40), 2),
         ([(40, LimitedError()), (10, EndedError())], (LimitedError, 40), 2),
         ([(40, EndedError()), (10, LimitedError())], (LimitedError, 40), 2),
+        ([(NEVER, ""), (NEVER, ""), (5, "three")], ("three", 65), 3),
+        ([(NEVER, ""), (NEVER, ""), (NEVER, ""), (NEVER, "four")], ("", NEVER), 4),
+        ([(95, EndedError()), (NEVER, ""), (NEVER, ""), (500, "four")], ("four", 590), 4),
+        ([(NEVER, ""), (5, EndedError()), (1, "never sent")], ("", NEVER), 2),
     ],
     ids=str,
 )
@@ -94,12 +98,12 @@ def test_first_answer_counts(
 
 
 def test_whoever_waits_no_more_leaves_no_request_behind() -> None:
-    requests = Requests([(NEVER, ""), (NEVER, "")])
+    requests = Requests([(NEVER, ""), (NEVER, ""), (NEVER, "")])
 
     async def story() -> None:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(70):
                 await outcome(requests)
 
     virtual_time.run(story())
-    assert sorted(requests.cancelled) == [0, 1]
+    assert sorted(requests.cancelled) == [0, 1, 2]

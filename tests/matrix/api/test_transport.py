@@ -171,7 +171,14 @@ async def test_request_ends_at_its_time_limit(scripted: ScriptedServer) -> None:
 
 @pytest.mark.parametrize(
     ("options", "asked"),
-    [({}, 2), ({"repeat": Repeat.NEVER}, 1), ({"repeat": Repeat.IF_UNTOUCHED}, 1), ({"timeout_s": 0.3}, 1)],
+    [
+        ({}, 2),
+        ({"repeat": Repeat.NEVER}, 1),
+        ({"repeat": Repeat.IF_UNTOUCHED}, 1),
+        ({"timeout_s": 0.3}, 1),
+        ({"timeout_s": 30, "repeat": Repeat.NEVER, "hedges": True}, 2),
+        ({"hedges": False}, 1),
+    ],
 )
 async def test_silent_request_is_sent_once_more_beside_where_it_may_be(
     scripted: ScriptedServer, options: dict[str, object], asked: int
