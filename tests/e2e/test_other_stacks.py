@@ -26,6 +26,7 @@ __all__ = ["node", "start"]
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.timeout(1300 if LONG else 180),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.parametrize("implementation", ["pion", "firefox", "chromium"]),
 ]
@@ -39,7 +40,7 @@ RESTED = 16 * MIB
 """More than all buffers on the way."""
 BATCH, BURST, OPENS_PER_S = 32, 256, 32
 """Channels that the other side may open at once, and each second (``RtcSettings``)."""
-LIMIT_S = 170
+LIMIT_S = 600 if LONG else 170
 
 
 class Services:

@@ -34,6 +34,9 @@ HOMESERVER = f"hs.{DOMAIN}"
 TURN_NAME = f"turn.{DOMAIN}"
 ADDRESSES = {HOMESERVER: "4.0.0.10", TURN_NAME: "4.0.1.10"}
 
+OTHERS = ("bob", "carol", "dave")
+"""Who may use all services as well, once a test has registered them."""
+
 LIMITS = {"calls_per_user": 50, "invites_per_minute": 600}
 """Of the bridge's configuration: tests call often."""
 
@@ -139,10 +142,18 @@ class Bed(World):
         bed.usual_network()
         for name, handler in {"echo": echo, "digest": digest, "source": source, "tick": tick}.items():
             await bed.serve(name, handler)
-        bed.grant("alice", "build")
+        bed.inbox.mkdir()
+        bed.services["inbox"] = {"files": {"dir": str(bed.inbox), "direction": "receive"}}
+        for name in ("alice", *OTHERS):
+            bed.grant(name, "build")
         await bed.start_bridge()
         await bed.add_user("alice")
         return bed
+
+    @property
+    def inbox(self) -> Path:
+        """Where files arrive that are sent to the service ``inbox``."""
+        return self.folder / "inbox"
 
     async def add_user(self, name: str, *, by_program: bool = True) -> None:
         """Register a user, who logs in from the client's machine by HTTPS."""
@@ -232,16 +243,18 @@ class Bed(World):
         self.settings = settings
         await self.start_bridge()
 
-    async def start_turn(self, *options: str, secret: str = SECRET) -> ManagedProcess:
+    async def start_turn(
+        self, *options: str, secret: str = SECRET, address: str = ADDRESSES[TURN_NAME]
+    ) -> ManagedProcess:
         """Run coturn, at 3478 by UDP and TCP and at 443 by TLS, until the test ends or the server is ended."""
         self._runs += 1
-        address, certificate = ADDRESSES[TURN_NAME], self.folder / "servers.pem"
+        certificate = self.folder / "servers.pem"
         argv = self.net.turn.command(
             "turnserver", "-n", "--no-cli", "--simple-log", "--log-file=stdout", f"--realm={DOMAIN}",
             f"--listening-ip={address}", f"--relay-ip={address}", "--listening-port=3478", "--tls-listening-port=443",
             "--min-port=50000", "--max-port=50400", "--use-auth-secret", f"--static-auth-secret={secret}",
-            f"--cert={certificate}", f"--pkey={certificate}", f"--pidfile={self.folder / 'turn.pid'}",
-            f"--db={self.folder / 'turn.db'}", *options,
+            f"--cert={certificate}", f"--pkey={certificate}", f"--pidfile={self.folder / f'turn-{address}.pid'}",
+            f"--db={self.folder / f'turn-{address}.db'}", *options,
         )  # fmt: skip
         server = ManagedProcess(f"turn-{self._runs}", argv, folder=self.folder)
         await self._test.enter_async_context(server)
@@ -250,10 +263,10 @@ class Bed(World):
                 await asyncio.sleep(POLL_INTERVAL_S)
         return server
 
-    async def see(self, *args: str | Path, stdin: bytes = b"", timeout_s: float = 120) -> Seen:
-        """Run ``mxrtc`` as alice to its end."""
+    async def see(self, *args: str | Path, user: str = "alice", stdin: bytes = b"", timeout_s: float = 120) -> Seen:
+        """Run ``mxrtc`` to its end."""
         began = time.monotonic()
-        code, out, said = await self.run_mxrtc("alice", *args, stdin=stdin, timeout_s=timeout_s)
+        code, out, said = await self.run_mxrtc(user, *args, stdin=stdin, timeout_s=timeout_s)
         assert "Traceback" not in said, said
         return Seen(code, out, said, time.monotonic() - began)
 

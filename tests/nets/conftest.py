@@ -30,12 +30,12 @@ def row_of(item: pytest.Item) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the rows that take too long to the long run, and all to root."""
+    """Leave the rows and the tests that take too long to the long run, and all to root."""
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(NEEDS_ROOT)
     left = set() if LONG else {row.number for row in ROWS if not row.ordinary}
-    later = [item for item in ours if row_of(item) in left]
+    later = [item for item in ours if row_of(item) in left or (item.get_closest_marker("long") and not LONG)]
     if later:
         config.hook.pytest_deselected(items=later)
         items[:] = [item for item in items if item not in later]

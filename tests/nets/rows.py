@@ -112,13 +112,15 @@ ROWS = (
     ),
     Row(
         17,
-        "From wifi to mobile, to another address, or behind a router that has started again, while streams are open",
-        "streams may be cut, and new ones work by themselves",
+        "From wifi to mobile, to another address, or behind a router that has started again, while streams are open or "
+        "a file is sent",
+        "streams may be cut, and new ones work by themselves; `send` goes on",
     ),
     Row(
         18,
-        "The line is cut for up to 25 seconds",
-        "no stream is cut, and what was said meanwhile arrives",
+        "The line, or one direction of it, is cut for up to 25 seconds; one direction for longer",
+        "no stream is cut, and what was said meanwhile arrives; beyond half a minute streams are cut, and new ones "
+        "work by themselves",
         ordinary=True,
     ),
     Row(
@@ -144,8 +146,10 @@ ROWS = (
     ),
     Row(
         23,
-        "The same private network on both sides; a VPN that takes the default route",
-        "direct",
+        "The same private network on both sides; a VPN that takes the default route; a bridge with two network cards; "
+        "a client in the bridge's network, whatever firewalls they have, or kept from it by the access point",
+        "direct; relayed where the access point keeps them apart",
+        ordinary=True,
     ),
     Row(
         24,
@@ -166,7 +170,7 @@ ROWS = (
     Row(
         27,
         "A line that loses a fifth in each direction",
-        "direct, later than elsewhere; now and then a command has to be repeated",
+        "direct, later than elsewhere; at most one command of sixty has to be repeated",
     ),
     Row(
         28,
@@ -187,6 +191,7 @@ ROWS = (
     Row(
         31,
         "A TURN server that sends its users to another one (300 Try Alternate)",
-        "not offered: where there is no other way exit code 5, and the sentence names the server and `error 300`",
+        "relayed by the other one; where they send their users to each other nothing: exit code 5, and the sentence "
+        "names the server and `error 300`",
     ),
 )

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.links import Quality
-from tests.nets.bed import STUN, Bed, Note
+from tests.nets.bed import OTHERS, STUN, Bed, Note, Seen
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
@@ -32,15 +32,23 @@ async def test_row_26_every_byte_is_right_on_a_bad_line(bed: Bed, note: Note, na
     note(f"200 KB, {name}", max(each.seconds for each in seen))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 async def test_row_27_commands_connect_on_a_line_that_loses_a_fifth(bed: Bed, note: Note) -> None:
+    """Three people call twenty times each: what one of them loses takes the others no time."""
     await bed.start_turn()
     await bed.set_up(STUN)
+    for name in OTHERS:
+        await bed.add_user(name)
     await bed.line(Quality(delay_ms=25, loss_percent=20))
-    calls = [await bed.see("ping", "build", "-c", "1") for _ in range(20)]
+
+    async def call(name: str) -> list[Seen]:
+        return [await bed.see("ping", "build", "-c", "1", user=name) for _ in range(20)]
+
+    calls = [each for its in await asyncio.gather(*map(call, OTHERS)) for each in its]
     failed = [each for each in calls if each.code]
-    assert len(failed) <= 3, failed
-    assert {each.code for each in failed} <= {1, 4, 5}, "what may be tried again"
+    told = "\n".join(f"{each.code} after {each.seconds:.1f} s: {each.said}" for each in failed)
+    assert len(failed) <= 1, told
+    assert {each.code for each in failed} <= {1, 4, 5}, f"what may be tried again\n{told}"
     times = [each.seconds for each in calls if each.code == 0]
     note("connected, median", statistics.median(times))
     note("connected, longest", max(times))

@@ -1,4 +1,4 @@
-"""The way to the homeserver is not what it was: portals, resolvers, routers; and what is not offered."""
+"""The way to the homeserver is not what it was: portals, resolvers, routers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.client.calls.connection import NO_PACKETS
 from tests.certificates import make_certificate
 from tests.e2e.test_proxies import HTML, page
 from tests.long import if_long
-from tests.nets.bed import ADDRESSES, HOMESERVER, STUN, TURN_UDP, Bed, Note
+from tests.nets.bed import ADDRESSES, HOMESERVER, STUN, Bed, Note
 from tests.nets.streams import longest_gap
 from tests.nets.topology import Nat
 
@@ -141,16 +140,3 @@ async def test_row_20_calls_are_answered_soon_after_the_bridges_router_has_start
     note("calls are answered again", time.monotonic() - began)
     assert await longest_gap(ticks, 1) < 10
     writer.close()
-
-
-async def test_row_31_a_server_that_names_another_is_not_followed_and_that_is_said(bed: Bed, note: Note) -> None:
-    """300 Try Alternate (RFC 8489 section 10)."""
-    await bed.start_turn("--alternate-server=4.0.1.11:3478")
-    await bed.set_up(TURN_UDP)
-    bed.bridge_nat(Nat.SYMMETRIC)
-    bed.net.client_router.rules(Nat.SYMMETRIC)
-    seen = await bed.see("ping", "build", "-c", "1")
-    assert seen.code == 5
-    assert f"{NO_PACKETS}; no TURN server relays them (" in seen.said
-    print(seen.said)
-    note("the sentence", seen.seconds)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from tests.nets.bed import LIMITS, STUN, Bed, Note
-from tests.nets.topology import Nat
+from tests.long import if_long
+from tests.nets.bed import LIMITS, STUN, TURN_UDP, Bed, Note
+from tests.nets.topology import Host, Nat
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
 PORTS = [50000, 50019]
 FORWARDED = "udp dport 50000-50019"
+
+
+@contextmanager
+def strict_firewalls(*hosts: Host) -> Iterator[None]:
+    """Machines that let in by UDP only who was written to."""
+    for host in hosts:
+        host.run(
+            "nft add table inet strict\n"
+            "nft add chain inet strict input '{ type filter hook input priority filter; }'\n"
+            "nft add rule inet strict input meta l4proto udp ct state new drop"
+        )
+    try:
+        yield
+    finally:
+        for host in hosts:
+            host.run("nft delete table inet strict")
 
 
 async def test_row_21_container_bridges_with_the_same_addresses_on_both_sides_are_no_obstacle(
@@ -35,6 +55,7 @@ async def test_row_22_ten_container_bridges_do_not_hide_the_real_interface(bed: 
     note("direct", seen.seconds)
 
 
+@pytest.mark.long
 async def test_row_23_the_same_private_network_on_both_sides_is_no_obstacle(bed: Bed, note: Note) -> None:
     await bed.start_turn()
     await bed.set_up(STUN)
@@ -45,6 +66,7 @@ async def test_row_23_the_same_private_network_on_both_sides_is_no_obstacle(bed:
     note("same private network: direct", seen.seconds)
 
 
+@pytest.mark.long
 async def test_row_23_a_vpn_that_takes_the_default_route_is_used(bed: Bed, note: Note) -> None:
     """The other interface has an address still, and leads nowhere."""
     await bed.start_turn()
@@ -53,6 +75,43 @@ async def test_row_23_a_vpn_that_takes_the_default_route_is_used(bed: Bed, note:
     seen = await bed.see("ping", "build", "-c", "1")
     assert seen.way == "direct"
     note("VPN: direct", seen.seconds)
+
+
+@pytest.mark.parametrize("routed", [True, *if_long(False)])
+async def test_row_23_a_bridge_with_two_network_cards_is_reached_by_either(bed: Bed, note: Note, routed: bool) -> None:
+    """No server shows the way to the second one, whose answers leave by the first where nothing says otherwise."""
+    await bed.start_turn()
+    await bed.set_up(*([] if routed else [STUN]))
+    with bed.net.second_card_of_bridge(routed=routed):
+        seen = await bed.see("ping", "build", "-c", "1")
+    assert seen.way == "direct"
+    note("two network cards: direct", seen.seconds)
+
+
+@pytest.mark.parametrize("firewall", ["none", *if_long("the client's", "both")])
+async def test_row_23_a_client_in_the_network_of_the_bridge_is_connected_directly(
+    bed: Bed, note: Note, firewall: str
+) -> None:
+    """The bridge begins with no private address but those that it is told, so its firewall would let nobody in."""
+    begins = firewall == "both"
+    await bed.set_up(**({"ice": {"remote": {"allow": ["192.168.2.0/24"]}}} if begins else {}))
+    hosts = {"none": [], "the client's": [bed.net.client], "both": [bed.net.client, bed.net.bridge]}[firewall]
+    with bed.net.client_beside_bridge(), strict_firewalls(*hosts):
+        seen = await bed.see("ping", "build", "-c", "1")
+    assert seen.way == "direct"
+    note("network of the bridge: direct", seen.seconds)
+
+
+@pytest.mark.long
+async def test_row_23_a_client_that_an_access_point_keeps_from_the_bridge_beside_it_is_relayed(
+    bed: Bed, note: Note
+) -> None:
+    await bed.start_turn()
+    await bed.set_up(TURN_UDP)
+    with bed.net.client_beside_bridge(isolated=True):
+        seen = await bed.see("ping", "build", "-c", "1")
+    assert seen.way == "relayed"
+    note("isolated beside the bridge: relayed", seen.seconds)
 
 
 async def test_row_24_a_firewall_that_lets_a_range_in_is_passed(bed: Bed, note: Note) -> None:

@@ -12,7 +12,7 @@ from tests.links import Quality
 from tests.long import if_long
 from tests.nets.bed import ADDRESSES, STUN, TURN_NAME, TURN_TCP, TURN_UDP, TURNS, Bed, Note
 from tests.nets.streams import longest_gap
-from tests.nets.topology import NOWHERE, Nat
+from tests.nets.topology import NOWHERE, SECOND_TURN, Nat
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
@@ -147,3 +147,29 @@ async def test_row_11_a_relay_whose_ipv6_leads_nowhere_is_used_by_ipv4(
     seen = await bed.see(*options, "ping", "build", "-c", "1")
     assert seen.way == "relayed"
     note("relayed", seen.seconds)
+
+
+@pytest.mark.parametrize("uri", [TURN_UDP, TURN_TCP, TURNS])
+async def test_row_31_a_server_that_names_another_is_followed(bed: Bed, note: Note, uri: str) -> None:
+    """300 Try Alternate (RFC 8489 section 10)."""
+    port = 443 if uri == TURNS else 3478
+    await bed.start_turn(f"--{'tls-' * (uri == TURNS)}alternate-server={SECOND_TURN}:{port}")
+    await bed.start_turn(address=SECOND_TURN)
+    await bed.set_up(uri)
+    bed.bridge_nat(Nat.SYMMETRIC)
+    bed.net.client_router.rules(Nat.SYMMETRIC)
+    seen = await bed.see("ping", "build", "-c", "1")
+    assert seen.way == "relayed"
+    note("relayed", seen.seconds)
+
+
+async def test_row_31_servers_that_name_each_other_are_told(bed: Bed, note: Note) -> None:
+    await bed.start_turn(f"--alternate-server={SECOND_TURN}:3478")
+    await bed.start_turn(f"--alternate-server={ADDRESSES[TURN_NAME]}:3478", address=SECOND_TURN)
+    await bed.set_up(TURN_UDP)
+    bed.bridge_nat(Nat.SYMMETRIC)
+    bed.net.client_router.rules(Nat.SYMMETRIC)
+    seen = await bed.see("ping", "build", "-c", "1")
+    assert seen.code == 5
+    assert f"{NO_PACKETS}; no TURN server relays them (error 300: {TURN_UDP})" in seen.said
+    note("the sentence", seen.seconds)

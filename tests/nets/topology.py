@@ -18,6 +18,12 @@ APPSERVICE_PORT = 29350
 CLONE_NEWNET = 0x40000000
 PUBLIC_BRIDGE = "4.0.22.10"
 """The bridge, where it is not behind a NAT."""
+SECOND_TURN = "4.0.1.11"
+"""For a second TURN server."""
+SECOND_OF_BRIDGE = "4.0.5.10"
+"""The bridge at its second network card, where it has one."""
+BESIDE_BRIDGE = "192.168.2.20"
+"""The client, where it is in the network of the bridge."""
 NOWHERE = "2a0a:dead::"
 """A network of IPv6 from which nothing ever comes back."""
 FILES_OF_NAMESPACES = Path("/etc/netns")
@@ -205,6 +211,7 @@ class Internet:
             self._address(self.core, f"core{number}", f"4.0.{number}.1", f"2a0a:{number}::1")
             self._address(host, "wan", f"4.0.{number}.{last}", f"2a0a:{number}::{last}")
             host.run(f"ip route add default via 4.0.{number}.1\nip -6 route add default via 2a0a:{number}::1")
+        self.turn.run(f"ip address add {SECOND_TURN}/24 dev wan")
         self.core.run(f"ip -6 route add blackhole {NOWHERE}/32")
         return self
 
@@ -265,6 +272,53 @@ class Internet:
         self._address(self.bridge, "eth0", PUBLIC_BRIDGE)
         self.bridge.run(f"ip route replace default via {gateway(PUBLIC_BRIDGE)}")
         self.core.run(f"ip route replace {PUBLIC_BRIDGE.rpartition('.')[0]}.0/24 via {self.bridge_router.public}")
+
+    @contextmanager
+    def client_beside_bridge(self, *, isolated: bool = False) -> Iterator[None]:
+        """Take the client to the network of the bridge.
+
+        Args:
+            isolated: each reaches nobody but the router, as guests of many access points.
+        """
+        router = self.bridge_router
+        self._cable(router, "lan1", self.client, "eth2")
+        router.run(
+            "ip link set lan down\nip link set lan name lan0\nip link add name lan type bridge\n"
+            "for port in lan0 lan1; do ip address flush dev $port; ip link set $port master lan up; done"
+        )
+        self._address(router, "lan", gateway(router.behind))
+        if isolated:
+            router.run("for port in lan0 lan1; do bridge link set dev $port isolated on; done")
+        self._address(self.client, "eth2", BESIDE_BRIDGE)
+        self.client.run(
+            f"ip address flush dev eth0\nip link set eth0 down\nip route replace default via {gateway(BESIDE_BRIDGE)}"
+        )
+        try:
+            yield
+        finally:
+            self.client.run("ip link delete eth2")
+            router.run("ip link delete lan\nip link set lan0 down\nip link set lan0 name lan")
+            self._address(router, "lan", gateway(router.behind))
+
+    @contextmanager
+    def second_card_of_bridge(self, *, routed: bool) -> Iterator[None]:
+        """Give the bridge a second network card, with a public address, beside that of its default route.
+
+        Args:
+            routed: what it sends with that address leaves by that card, and not by the default route.
+        """
+        self._cable(self.core, "core5", self.bridge, "eth1")
+        self._address(self.core, "core5", gateway(SECOND_OF_BRIDGE))
+        self._address(self.bridge, "eth1", SECOND_OF_BRIDGE)
+        if routed:
+            self.bridge.run(
+                f"ip rule add from {SECOND_OF_BRIDGE} table 5\n"
+                f"ip route add default via {gateway(SECOND_OF_BRIDGE)} table 5"
+            )
+        try:
+            yield
+        finally:
+            self.bridge.run(f"ip link delete eth1\nip rule delete from {SECOND_OF_BRIDGE} || true")
 
     @contextmanager
     def container_bridges(self, host: Host, count: int) -> Iterator[None]:

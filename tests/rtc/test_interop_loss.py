@@ -6,6 +6,7 @@ An ordinary run does a little of it with two implementations, ``make test-long``
 from __future__ import annotations
 
 import hashlib
+import time
 from array import array
 
 import pytest
@@ -50,16 +51,19 @@ async def test_bytes_of_each_direction_arrive_as_they_were_sent(other: OtherPeer
     try:
         await join(other, ours, it_offers)
         path = LossyPath(ours, loss)
-        sent = words(SIZE)
+        sent, began = words(SIZE), time.monotonic()
         there = RecordingChannel(ours.peer.open_channel("there", "sink"))
         await send(ours, there, sent)
         there.channel.send("what is it?")
         await there.until(lambda channel: len(channel.events) == 2, LIMIT_S)
         assert there.events == ["opened", hashlib.sha256(sent).hexdigest()]
+        arrived = time.monotonic()
         back = RecordingChannel(ours.peer.open_channel("back", "x"))
         await other.until("open", label="back")
         other.tell(kind="flood", label="back", total=SIZE, size=MESSAGE)
         await back.until(lambda channel: channel.received_bytes >= SIZE, LIMIT_S)
+        taken = f"{arrived - began:.0f} s there, {time.monotonic() - arrived:.0f} s back"
+        print(f"{other.name}: {SIZE // MIB} MiB at {loss:.0%} loss: {taken}")
         assert b"".join(event for event in back.events if isinstance(event, bytes)) == sent
         assert (path.lost > 0) == (loss > 0)
         assert ours.lost == []
