@@ -118,8 +118,8 @@ bench: packages-test $(TEST_READY) $(SYNAPSE_READY) $(INTEROP_READY)
 	@$(BIN)/python -m tests.bench $(filter-out $@,$(MAKECMDGOALS))
 
 # `make bench scale` runs one section; as a goal of its own it does nothing.
-.PHONY: scale
-scale:
+.PHONY: scale install
+scale install:
 	@:
 
 # Built from a copy, as the compiler leaves its modules beside the sources. The wheel is unpacked beside the tests: what
