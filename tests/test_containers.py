@@ -24,6 +24,8 @@ from ruamel.yaml import YAML
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.demo.processes import ManagedProcess
 from mxrtc_bridge.demo.synapse import find_synapse_python
+from tests.first_hour import Machine, base_of
+from tests.long import LONG
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -157,6 +159,61 @@ def test_a_later_run_becomes_the_bridge(
     (programs / "mxrtc-bridge").chmod(0o755)
     output = container(*words, programs=programs).stdout.splitlines()
     assert output == [word.format(data=container.data) for word in expected]
+
+
+if LONG:
+
+    @pytest.mark.real
+    @pytest.mark.timeout(1800)
+    def test_the_steps_of_the_image_make_a_bridge(tmp_path: Path) -> None:
+        """On the Debian that the image is made from, with the Python of that, which is a version older."""
+        machine = Machine("bookworm", tmp_path)
+        try:
+            prepare = "apt-get install --yes -q=2 --no-install-recommends python3-venv python-is-python3"
+            machine.make(base_of("bookworm"), prepare)
+            carry_out(machine)
+            entry = (
+                "cd /data && umask 022 && setpriv --reuid {uid} --regid {uid} --clear-groups "
+                "env PATH=/opt/mxrtc/bin:$PATH MXRTC_DOMAIN=example.org MXRTC_ALLOW=@alice:example.org "
+                "mxrtc-container {words}"
+            )
+            code, said = machine.command(entry.format(uid=UID, words="run"))
+            assert (code, "start the container again" in said) == (0, True), said
+            files = {path.name: path.stat() for path in (machine.root / "data").iterdir()}
+            assert {name: (stat.st_uid, stat.st_mode & 0o777) for name, stat in files.items()} == {
+                "config.yaml": (int(UID), 0o600),
+                "registration.yaml": (int(UID), 0o600),
+            }
+            code, said = machine.command(entry.format(uid=UID, words="check --offline -c /data/config.yaml"))
+            assert code == 0, said
+            assert (machine.root / "opt/mxrtc/share/man/man1/mxrtc-bridge.1").exists()
+        finally:
+            machine.remove()
+
+    def carry_out(machine: Machine) -> None:
+        """Do what the Dockerfile says; both stages are one machine, so nothing is copied from one to the other."""
+        script = re.search(r"^COPY .*<<'SCRIPT' \S+\n(.*?)^SCRIPT$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+        assert script is not None
+        folder = "/"
+        for name, value in instructions():
+            if name == "WORKDIR":
+                folder = value
+            elif name == "RUN":
+                code, said = machine.command(f"mkdir -p {folder} && cd {folder} && {value}", outside=True)
+                assert code == 0, f"{value}\n{said}"
+            elif name == "COPY" and "SCRIPT" in value:
+                path = machine.root / value.split()[-1].lstrip("/")
+                path.write_text(script[1])
+                path.chmod(0o755)
+            elif name == "COPY" and "--from" not in value:
+                *sources, place = value.split()
+                target = machine.root / folder.lstrip("/") / place
+                for source in sources:
+                    if (ROOT / source).is_dir():
+                        shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                    else:
+                        target.mkdir(parents=True, exist_ok=True)
+                        shutil.copy(ROOT / source, target)
 
 
 # Compose

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -133,9 +134,50 @@ def test_continuous_integration_runs_what_a_person_runs() -> None:
     assert "set -euo pipefail" in lines
 
 
+def workflow_of(name: str) -> dict[str, Any]:
+    """Return a workflow of the forge as the forge reads it (where ``on`` is a word and no truth)."""
+    return YAML(typ="safe", pure=True).load((ROOT / ".github/workflows" / name).read_text())
+
+
+def test_the_forge_has_two_workflows() -> None:
+    assert {file.name for file in (ROOT / ".github/workflows").iterdir()} == {"test.yml", "release.yml"}
+
+
+def test_what_is_published_was_tried_and_no_secret_is_needed_for_it() -> None:
+    """Who publishes is known by the workflow and its environment; a token could be taken away and used elsewhere."""
+    workflow = workflow_of("release.yml")
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert workflow["on"] == {"push": {"tags": ["v*"]}}
+    assert (workflow["permissions"], build.get("permissions")) == ({"contents": "read"}, None)
+    assert [step["run"] for step in build["steps"] if "run" in step][-2:] == ["sudo .ci/run", "sudo make dist"]
+    assert (publish["needs"], publish["environment"]) == ("build", "release")
+    assert publish["permissions"] == {"id-token": "write"}
+    assert [step for step in publish["steps"] if "run" in step] == []
+    assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(("tag", "sources", "codes"), [
+    ("v1.2.3", "", [0, 0]), ("v1.2.4", "", [1, 0]), ("v1.2.3", "https://x", [0, 1]),
+])  # fmt: skip
+def test_a_tag_that_is_not_the_version_is_not_released(
+    tmp_path: Path, tag: str, sources: str, codes: list[int]
+) -> None:
+    (tmp_path / "mxrtc_bridge/core/text").mkdir(parents=True)
+    for name, variable, value in (
+        ("__init__.py", "__version__", "1.2.3"),
+        ("core/text/installing.py", "SOURCES", sources),
+    ):
+        assert re.search(rf'^{variable} = ".*"$', (ROOT / "mxrtc_bridge" / name).read_text(), re.MULTILINE)
+        (tmp_path / "mxrtc_bridge" / name).write_text(f'{variable} = "{value}"\n')
+    steps = [step["run"] for step in workflow_of("release.yml")["jobs"]["build"]["steps"] if "run" in step]
+    env = {"PATH": os.environ["PATH"], "GITHUB_REF_NAME": tag}
+    found = [subprocess.run(["bash", "-ec", step], cwd=tmp_path, env=env, check=False).returncode for step in steps[:2]]
+    assert found == codes
+
+
 def test_the_workflow_of_the_forge_runs_the_same_and_may_write_nothing() -> None:
-    (file,) = (ROOT / ".github/workflows").iterdir()
-    workflow = YAML(typ="safe", pure=True).load(file.read_text())
+    workflow = workflow_of("test.yml")
     assert workflow["permissions"] == {"contents": "read"}
     (job,) = workflow["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == ["sudo .ci/run"]

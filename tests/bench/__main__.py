@@ -1,7 +1,7 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
 ``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people] [peers] [setup] [rooms] [repeats] [scale]
-[install]``,
+[installation]``,
 all by default.
 Absolute numbers of a shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says
 what they should be.
@@ -23,7 +23,7 @@ from rich.table import Table
 from tests.bench.files import measure_files
 from tests.bench.goals import judged
 from tests.bench.idle import measure_idle
-from tests.bench.install import measure_install
+from tests.bench.installation import measure_installation
 from tests.bench.links import measure_links
 from tests.bench.peers import measure_peers
 from tests.bench.people import measure_people
@@ -46,7 +46,7 @@ SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "rooms": measure_rooms,
     "repeats": measure_repeats,
     "scale": measure_scale,
-    "install": measure_install,
+    "installation": measure_installation,
 }
 
 

@@ -25,7 +25,7 @@ from tests.clean_environment import ROOT, make_environment
 RUNS = 9
 
 
-async def measure_install(folder: Path) -> dict[str, object]:
+async def measure_installation(folder: Path) -> dict[str, object]:
     """Megabytes (1,000,000 bytes) of files, and seconds of processor time."""
     build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT]
     subprocess.run(build, check=True, capture_output=True)
