@@ -89,21 +89,15 @@ class End:
     def __init__(self, association: Association) -> None:
         self.association = association
         self.events: list[Event] = []
+        self.messages: list[MessageReceived] = []
+        self.ended: Ended | None = None
         self.on_message: Callable[[MessageReceived], None] | None = None
         self.consume = True
         self.unread = 0
 
     @property
-    def messages(self) -> list[MessageReceived]:
-        return [event for event in self.events if isinstance(event, MessageReceived)]
-
-    @property
     def established(self) -> bool:
         return any(isinstance(event, Established) for event in self.events)
-
-    @property
-    def ended(self) -> Ended | None:
-        return next((event for event in self.events if isinstance(event, Ended)), None)
 
     def drain(self) -> None:
         while (event := self.association.poll_event()) is not None:
@@ -115,6 +109,9 @@ class End:
                 if self.on_message is not None:
                     self.on_message(event)
                     continue
+                self.messages.append(event)
+            elif isinstance(event, Ended):
+                self.ended = self.ended or event
             self.events.append(event)
 
     def of(self, kind: type[Event]) -> list[Event]:
@@ -190,20 +187,22 @@ class World:
     def step(self, until: float) -> bool:
         """Go on to what happens next; False if that is later than ``until``, or nothing."""
         self.steps += 1
-        deadlines = [self._queue[0][0]] if self._queue else []
-        for end in (self.left, self.right):
-            deadline = end.association.next_deadline()
-            if deadline is not None:
-                deadlines.append(deadline)
-        if not deadlines or min(deadlines) > until:
+        ends = (self.left, self.right)
+        deadlines = [end.association.next_deadline() for end in ends]
+        known = [deadline for deadline in deadlines if deadline is not None]
+        if self._queue:
+            known.append(self._queue[0][0])
+        if not known or min(known) > until:
             self.now = until
             return False
-        self.now = max(self.now, min(deadlines))
+        self.now = max(self.now, min(known))
+        received = set()
         while self._queue and self._queue[0][0] <= self.now:
             _, _, end, packet = heapq.heappop(self._queue)
             end.association.receive(self.now, packet)
-        for end in (self.left, self.right):
-            deadline = end.association.next_deadline()
+            received.add(end)
+        for end, before in zip(ends, deadlines, strict=True):
+            deadline = end.association.next_deadline() if end in received else before
             if deadline is not None and deadline <= self.now:
                 end.association.handle_timeout(self.now)
         self.flush()

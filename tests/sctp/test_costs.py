@@ -21,11 +21,12 @@ from mxrtc_bridge.sctp.lifecycle import AssociationState
 from mxrtc_bridge.sctp.pieces import MAX_PIECES, MAX_WHOLE
 from mxrtc_bridge.sctp.receiver import MAX_REPEATED
 from tests import counted_lines
+from tests.long import size
 from tests.sctp.hostile import THEIR_TSN, Puppet
 
 ROOM = 2048 - 12
 """Of the largest packet that DTLS hands on, without the common header."""
-FLIGHT = 20_000
+FLIGHT = size(20_000, 5_000)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "sctp.md"
 
 

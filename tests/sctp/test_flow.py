@@ -9,6 +9,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.events import MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
+from tests.long import size
 from tests.sctp.draws import Draws
 from tests.sctp.hostile import THEIR_TSN, Puppet
 from tests.sctp.links import Path, World, established, pair
@@ -404,7 +405,8 @@ def test_chunks_cut_for_a_wide_path_get_through_one_that_loses_fragments_in_piec
     )
     world = established(pair(23, Path(rate=500_000, loss=loss), settings))
     assert world.run(20, lambda: world.left.association._path.size == world.right.association._path.size == 1444)
-    messages = [bytes([number]) * (64 * KIB) for number in range(64)]
+    count = size(64, 24)
+    messages = [bytes([number]) * (64 * KIB) for number in range(count)]
     for message in messages:
         for end in (world.left, world.right):
             end.association.send(world.now, 0, 53, message)
@@ -413,7 +415,7 @@ def test_chunks_cut_for_a_wide_path_get_through_one_that_loses_fragments_in_piec
     world.there.path = world.back.path = Path(rate=500_000, mtu=mtu, loss=loss)
     before = len(world.right.messages), len(world.left.messages)
     assert world.run(5, lambda: (len(world.right.messages), len(world.left.messages)) > before)
-    assert world.run(60, lambda: len(world.right.messages) == len(world.left.messages) == 64)
+    assert world.run(60, lambda: len(world.right.messages) == len(world.left.messages) == count)
     assert [m.data for m in world.right.messages] == [m.data for m in world.left.messages] == messages
     assert mtu - 20 <= world.left.association._path.size <= mtu
 
