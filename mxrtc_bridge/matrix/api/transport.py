@@ -1,13 +1,14 @@
-"""Requests to the homeserver: one place for time limits, repetition, size limits and the wording of failures.
+"""Requests to the homeserver: one place for time limits, repetition and size limits.
 
 It must never log a request or an answer (they hold tokens, SDP and addresses), never follow a redirect with a token in
-its hand, and never let a foreign exception out: every failure is a :class:`~mxrtc_bridge.core.errors.HomeserverError`.
+its hand, and never let a foreign exception out: every failure is a :class:`~mxrtc_bridge.core.errors.HomeserverError`,
+and what it is called stands in :mod:`~mxrtc_bridge.matrix.api.transport_failures`.
 
 How it works: what may be sent again is repeated by :class:`RetryPolicy`, which honours what a rate limit asks for as
 long as the sum stays within the budget. An answer is read up to a limit, never whatever the other side feels like
 sending.
 
-One file: what a failure is called, and whether and how long another attempt is worth while, is one decision.
+One file: one request, from the budget that it has to the answer that is handed on.
 """
 
 from __future__ import annotations
@@ -17,31 +18,22 @@ import ipaddress
 import json
 import logging
 import math
-import os
 import random
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPMethod as Method
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import (
-    ClientError,
-    ClientPayloadError,
-    ClientResponseError,
     ClientSession,
     DummyCookieJar,
-    InvalidURL,
-    ServerDisconnectedError,
     TCPConnector,
-    TooManyRedirects,
     TraceConfig,
 )
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -49,16 +41,15 @@ from yarl import URL
 
 from mxrtc_bridge import __version__
 from mxrtc_bridge.core.bounds.backoff import Backoff
-from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
-from mxrtc_bridge.engine.certificate_faults import certificate_fault
 from mxrtc_bridge.engine.name_lookup import look_up
-from mxrtc_bridge.matrix.api.hedging import FINAL, hedged
+from mxrtc_bridge.matrix.api.hedging import hedged
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.reach import Progress, Reach
 from mxrtc_bridge.matrix.api.silent_path import Sockets
+from mxrtc_bridge.matrix.api.transport_failures import PAGE, FailedError, explained, filled, rank, refusal, unreachable
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +60,6 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 40
 """Levels of an answer; what is deeper becomes null. An event has 32 that are looked at, ``/sync`` eight around it."""
 
-_MAX_WORDS = 200
 _MAX_REDIRECTS = 3
 
 
@@ -82,7 +72,7 @@ class Repeat(Enum):
     """Only after a rate limit: the one failure that says for certain that nothing happened."""
     NEVER = "never"
 
-    def allows(self, error: _FailedError) -> bool:
+    def allows(self, error: FailedError) -> bool:
         """Whether this failure may be followed by another attempt."""
         if self is Repeat.ALWAYS:
             return error.retryable and error.again
@@ -119,19 +109,6 @@ class RetryPolicy:
         return wait if spent_s + wait <= budget_s else None
 
 
-def _rank(error: BaseException) -> int:
-    """How much a failure of one of two requests says (:func:`~mxrtc_bridge.matrix.api.hedging.hedged`).
-
-    What may be otherwise a moment later, as a rate limit or a page of a proxy, is no answer; but it tells more, and
-    what to wait for, than a connection that has ended.
-    """
-    if not isinstance(error, _FailedError):
-        return 0
-    if not (error.retryable and error.again):
-        return FINAL
-    return int(error.status != 0)
-
-
 def _nothing(_news: object) -> None:
     """Whom nobody asked to be told."""
 
@@ -153,28 +130,6 @@ class RequestPolicy:
     """Told of each step that a request waits for; must not block and not raise."""
 
 
-class _FailedError(HomeserverError):
-    """A failed attempt, with what the homeserver said about trying again."""
-
-    too_long = False
-    silent = False
-    """Whether all that is known is that no answer came in time."""
-
-    def __init__(
-        self,
-        message: str,
-        status: int = 0,
-        errcode: str = "",
-        retry_after_s: float | None = None,
-        *,
-        again: bool = True,
-    ) -> None:
-        super().__init__(message, status, errcode)
-        self.retry_after_s = retry_after_s
-        self.again = again
-        """False where another attempt, a moment later, would only fail the same."""
-
-
 def _decode(body: bytes) -> object:
     try:
         return read_foreign_json(body, MAX_DEPTH)
@@ -182,116 +137,6 @@ def _decode(body: bytes) -> object:
         raise
     except ValueError:
         return None
-
-
-_LOGIN = ": a proxy in front of it wants a login of its own"
-_BEHIND = ": a proxy in front of it does not reach it"
-_PAGES = {
-    401: _LOGIN,
-    407: _LOGIN,
-    413: ": what is sent is longer than a proxy in front of it allows",
-    429: ": a proxy in front of it limits how often it is asked",
-    # Those of a content delivery network beside the standard ones.
-    **dict.fromkeys((502, 503, 504, *range(520, 528), 530), _BEHIND),
-}
-"""What a page of a proxy is a sign of, by its status."""
-
-
-_PAGE = "is there a page of a proxy or of a login in front of it?"
-
-
-def _filled(what: str, status: int) -> _FailedError:
-    """An answer that somebody has filled: see :class:`~mxrtc_bridge.core.errors.AnswerTooLongError`."""
-    error = _FailedError(f"the answer of the homeserver {what}", status)
-    error.too_long = True
-    return error
-
-
-def _refusal(status: int, answer: object, headers: Mapping[str, str], *, of_matrix: bool) -> _FailedError:
-    """Read a refusal. One without a Matrix error is a page of whatever stands before the homeserver.
-
-    Whoever asks must not take that for the homeserver's word about a room, a user or itself: it has not answered.
-    """
-    fields = answer if isinstance(answer, dict) else {}
-    errcode, words, asked_ms = fields.get("errcode"), fields.get("error"), fields.get("retry_after_ms")
-    is_redirect = 300 <= status < 400
-    errcode = presentable(errcode[:64]) if isinstance(errcode, str) else ""
-    sentence = f"the homeserver answered {status}" + (f" {errcode}" if errcode else "")
-    if isinstance(words, str) and words:
-        sentence += f": {presentable(words[:_MAX_WORDS])}"
-    elif is_redirect:
-        sentence += ": it redirects; use the address that it redirects to"
-    elif not errcode:
-        sentence += (
-            f" without a Matrix error{_PAGES.get(status, '; is there a proxy that does not pass /_matrix/ on?')}"
-        )
-    asked_s = None
-    retry_after, date = headers.get("Retry-After"), headers.get("Date")
-    # The header replaces retry_after_ms since Matrix 1.10; servers send one of them or both.
-    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-        asked_s = float(retry_after[:9])
-    elif retry_after is not None:  # a date, by the clock of whoever names it (RFC 9110 section 10.2.3)
-        with suppress(TypeError, ValueError, OverflowError):
-            now = parsedate_to_datetime(date or formatdate(usegmt=True))
-            asked_s = max((parsedate_to_datetime(retry_after) - now).total_seconds(), 0.0)
-    if isinstance(asked_ms, int | float) and 0 <= asked_ms < 1e12:
-        asked_s = asked_ms / 1000
-    if of_matrix and not errcode and status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
-        status = 0
-    return _FailedError(sentence, status, errcode, asked_s, again=not is_redirect)
-
-
-def _certificate(error: BaseException) -> str:
-    return f"its certificate is not accepted: {certificate_fault(error)}"
-
-
-def _tls(error: BaseException) -> str:
-    return f"TLS failed: {presentable(str(getattr(error, 'reason', None) or type(error).__name__)[:80])}"
-
-
-def _system(error: BaseException) -> str:
-    number = getattr(error, "errno", None)
-    return os.strerror(number).lower() if isinstance(number, int) and number > 0 else _NO_ANSWER
-
-
-_NO_ANSWER = "the connection ended without an answer"
-_CAUSES: tuple[tuple[type[BaseException], str | Callable[[BaseException], str], bool], ...] = (
-    (ssl.SSLCertVerificationError, _certificate, False),
-    (ssl.SSLError, _tls, True),
-    (socket.gaierror, "its name cannot be resolved", True),
-    (UnicodeError, "a name or a text in the request has a form that cannot be sent", False),
-    (InvalidURL, "it names an address that cannot be used", False),
-    (TooManyRedirects, "it redirects again and again", False),
-    (ClientPayloadError, "the connection ended in the middle of the answer", True),
-    (ClientResponseError, "what answers there does not speak HTTP", True),
-    (ServerDisconnectedError, _NO_ANSWER, True),
-    (OSError, _system, True),
-    (ClientError, _NO_ANSWER, True),
-    (ValueError, "what is sent or answered has a form that HTTP does not allow", False),
-)
-"""Every cause that is known, the most telling first: what is said of it, and whether another attempt can help.
-
-Many of these are of several families at once: aiohttp's error for a certificate is one of ``ssl`` and has none of its
-attributes. So no attribute of an exception is taken for granted.
-"""
-
-
-def _failure(error: Exception) -> _FailedError:
-    """Say why there was no answer, without addresses; for whatever exception."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and len(links) < 8:
-        # aiohttp keeps beside its own exception what the TLS library has said of a certificate, which tells more.
-        inner = getattr(link, "certificate_error", None)
-        links += [inner, link] if isinstance(inner, BaseException) else [link]
-        link = link.__cause__ or link.__context__
-    for kind, words, again in _CAUSES:
-        for link in links:
-            if isinstance(link, kind):
-                said = words if isinstance(words, str) else words(link)
-                return _FailedError(f"the homeserver cannot be reached: {said}", again=again)
-    log.warning("a request to the homeserver failed in a way that is not known", exc_info=error)
-    return _FailedError(f"the homeserver cannot be reached: {type(error).__name__}", again=False)
 
 
 def _is_address(host: str | None) -> bool:
@@ -448,7 +293,7 @@ class Transport:
             parameters["user_id"] = as_user
         started = self._clock()
         attempt = 0
-        told: _FailedError | None = None
+        told: FailedError | None = None
         while True:
             try:
                 answer = await self._attempt(
@@ -456,7 +301,7 @@ class Transport:
                     timeout_s or self._policy.timeout_s,
                     self._policy.hedge_s if hedges else math.inf,
                 )
-            except _FailedError as error:
+            except FailedError as error:
                 attempt += 1
                 pause = None
                 if repeat.allows(error):
@@ -465,7 +310,7 @@ class Transport:
                 # That it was silent in the end says less than why it could not be reached before.
                 told = told if told is not None and error.silent else error
                 if pause is None:
-                    raise _explained(what, told) from told.__cause__
+                    raise explained(what, told) from told.__cause__
                 self._policy.on_change(error)
             else:
                 if told is not None:
@@ -480,15 +325,15 @@ class Transport:
             raise StateError("this connection to the homeserver has been closed")
         try:
             async with asyncio.timeout(timeout_s):
-                return await (hedged(send, hedge_s, _rank) if hedge_s < timeout_s else send())
-        except _FailedError:
+                return await (hedged(send, hedge_s, rank) if hedge_s < timeout_s else send())
+        except FailedError:
             raise
         except TimeoutError as error:
-            failure = _FailedError(self._progress.reach.silence(timeout_s))
+            failure = FailedError(self._progress.reach.silence(timeout_s))
             failure.silent = True
             raise failure from error
         except Exception as error:
-            raise _failure(error) from error
+            raise unreachable(error) from error
 
     async def _send(
         self, method: Method, path: str, content: Mapping[str, object] | None, query: Mapping[str, str]
@@ -510,43 +355,33 @@ class Transport:
             max_redirects=max(self._max_redirects, 1),
         ) as response:
             if response.url.scheme != self._base_url.scheme:
-                raise _FailedError("the homeserver redirects from TLS to a connection without", 300)
+                raise FailedError("the homeserver redirects from TLS to a connection without", 300)
             received = bytearray()
             async for chunk in response.content.iter_chunked(64 * 1024):
                 received += chunk
                 if len(received) > self._max_answer_bytes:
                     what = f"is longer than {self._max_answer_bytes} bytes"
                     if bytes(received[:100]).lstrip()[:1] in (b"{", b"["):
-                        raise _filled(what, response.status)
-                    raise _FailedError(f"the answer of the homeserver {what}, and no JSON; {_PAGE}", again=False)
+                        raise filled(what, response.status)
+                    raise FailedError(f"the answer of the homeserver {what}, and no JSON; {PAGE}", again=False)
             try:
                 answer = _decode(bytes(received))
             except TooDeepError:
-                raise _filled("is nested too deeply", response.status) from None
+                raise filled("is nested too deeply", response.status) from None
             if not 200 <= response.status < 300:
                 # The search for a server asks any web server, which says by 404 alone that it has no such file.
                 of_matrix = self._max_redirects == 0
-                raise _refusal(response.status, answer, response.headers, of_matrix=of_matrix)
+                raise refusal(response.status, answer, response.headers, of_matrix=of_matrix)
             if isinstance(answer, list):
                 return {ARRAY: answer}
             if not isinstance(answer, dict):
-                raise _FailedError(f"the answer of the homeserver is not a JSON object; {_PAGE}")
+                raise FailedError(f"the answer of the homeserver is not a JSON object; {PAGE}")
             self._note_date(response.headers.get("Date"))
             return answer
 
     def _note_date(self, text: str | None) -> None:
         with suppress(TypeError, ValueError, OverflowError):  # whatever stands there
             self.clock_offset_s = parsedate_to_datetime(text or "").timestamp() - time.time()
-
-
-def _explained(what: str, error: _FailedError) -> HomeserverError:
-    sentence, wait_s = f"could not {what}: {error}", 0.0
-    # With another status it is a guess, of a page for the time of an upgrade, say, which ends when it ends.
-    if error.status == 429 and error.retry_after_s is not None:
-        wait_s = error.retry_after_s
-        sentence += f" (it asks to wait {wait_s:.0f} seconds)"
-    kind = AnswerTooLongError if error.too_long else HomeserverError
-    return kind(sentence, error.status, error.errcode, wait_s)
 
 
 def check_address(base_url: str) -> None:
