@@ -57,6 +57,14 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
     "e2e/test_signal.py": ("it needs devices that a homeserver knows", ["client/devices.py"]),
+    "client/sharing/test_holder.py": (
+        "two commands are joined, with both ends of what one lends to the other",
+        [
+            "client/sharing/failures.py", "client/sharing/guest.py", "engine/borrowed_channels.py",
+            "engine/lent_channel.py", "sinks/frame_socket.py",
+        ],
+    ),
+    "client/sharing/test_calls.py": ("a command outlives its own work for others", ["client/sharing/lending.py"]),
     "client/files/test_sentences.py": (VALUES, ["client/exit_codes.py"]),
     "client/files/test_commands.py": ("the commands put and get use it", ["client/files/single_file.py"]),
     "demo/test_demo.py": ("the demonstration is run as a whole", ["demo/programs.py", "demo/tour.py"]),

@@ -8,6 +8,9 @@ signals.
   ends with the process after :data:`PATIENCE_S`.
 - The second one ends the process at once.
 
+Where other processes depend on this one, SIGINT and SIGHUP cancel what runs and set no limit; SIGTERM, or a second
+SIGINT, is then the first one.
+
 SIGINT counts also where it was ignored when the program was started, as shells do for what they start in the
 background: Ctrl-C does not get there, so whoever sends it means this process. An ignored SIGHUP stays so, as ``nohup``
 wants it.
@@ -48,6 +51,7 @@ class Shutdown:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._cancel: Callable[[], object] | None = None
+        self._stays: Callable[[], bool] = lambda: False
         self._told = False
         self._terminal_modes: list[Any] | None = None
         self.failed_output: Callable[[], int] = lambda: 0
@@ -73,14 +77,15 @@ class Shutdown:
         SHUTDOWN.set(self)
 
     @contextlib.contextmanager
-    def cancelling(self, cancel: Callable[[], object]) -> Iterator[None]:
+    def cancelling(self, cancel: Callable[[], object], stays: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Inside of the context a signal calls ``cancel``, in another thread; outside it ends the process.
 
         Args:
             cancel: must not block.
+            stays: asked in that thread whether other processes depend on this one; must not block either.
         """
         with self._lock:
-            self._cancel = cancel
+            self._cancel, self._stays = cancel, stays
             if self._told:
                 cancel()
         try:
@@ -116,7 +121,7 @@ class Shutdown:
     def _wait(self, taken: set[signal.Signals]) -> None:
         # Of this thread alone: a process in the background may give the terminal back its modes.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-        signal.sigwait(taken)
+        self._await_end(taken)
         first = time.monotonic()
         with self._lock:
             self._told = True
@@ -133,6 +138,20 @@ class Shutdown:
             elif time.monotonic() - first > SAME_S:
                 break
         self._end()
+
+    def _await_end(self, taken: set[signal.Signals]) -> None:
+        """Wait for the signal that counts: those that are for our own work alone cancel that, once."""
+        number, asked = signal.sigwait(taken), False
+        while number != signal.SIGTERM and not (asked and number == signal.SIGINT):
+            with self._lock:
+                if self._cancel is None or not self._stays():
+                    return
+                if not asked:
+                    self._cancel()
+            asked, same_until = True, time.monotonic() + SAME_S
+            number = signal.sigwait(taken)
+            while number != signal.SIGTERM and time.monotonic() < same_until:
+                number = signal.sigwait(taken)
 
     def _end(self) -> NoReturn:
         _on_terminal(self._restore_modes)

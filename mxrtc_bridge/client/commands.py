@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import (
     Connection,
     Use,
@@ -23,6 +22,7 @@ from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.known_services import load_known, save_known
 from mxrtc_bridge.client.options import DEFAULT_BIND, Context, Forward, peer_name
 from mxrtc_bridge.client.service_table import service_lines
+from mxrtc_bridge.client.sharing.calls import Calls
 from mxrtc_bridge.core.bot.recipes import first_line, lines_for_kind
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.messages import ServiceState
@@ -35,7 +35,7 @@ async def list_services(context: Context, peer: str | None) -> None:
     """Ask the bridge which services this user may use."""
     login, report = context.state.load_login(), context.report
     asked = UserId(f"@{login.bot}:{login.server}") if peer is None else peer_name(login, peer).peer
-    async with Caller(context, login) as caller, caller.call(asked) as connection:
+    async with Calls(context, login) as caller, caller.call(asked) as connection:
         found = await list_services_of(connection, states=True)
         _keep_for_completion(context, login.user_id, found, connection, all_peers=peer is None)
         wanted = found if peer is None else {asked: found.get(asked, ())}
@@ -63,7 +63,7 @@ async def how(context: Context, peer: str) -> None:
     """Say what to type for one service, or for each that this user may use at a peer."""
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
-    async with Caller(context, login) as caller, caller.call(name.peer) as connection:
+    async with Calls(context, login) as caller, caller.call(name.peer) as connection:
         short = caller.name_of(name.peer)
         found = await list_services_of(connection)
         _keep_for_completion(context, login.user_id, found, connection)
@@ -91,7 +91,7 @@ async def connect(context: Context, peer: str, forwards: list[Forward], *, recon
             raise ClientError(
                 Exit.USAGE, f"-L names the service {forward.service}, but the peer was given as {peer}; name only one"
             )
-    async with Caller(context, login) as caller:
+    async with Calls(context, login) as caller:
         await Forwarding(caller, context.report, name, forwards, context.state).run(reconnect=reconnect)
 
 
@@ -99,7 +99,7 @@ async def nc(context: Context, peer: str) -> None:
     """Join standard input and output to one service."""
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
-    async with Caller(context, login) as caller, caller.call(name.peer) as connection:
+    async with Calls(context, login) as caller, caller.call(name.peer) as connection:
         service = name.service or await only_service(caller.name_of(name.peer), connection, Use.STREAM)
         full_name = f"{caller.name_of(name.peer)}/{service}"
         local = StdioSink(holds_output=True)
@@ -138,7 +138,7 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
     """Measure round trips over the data channel."""
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
-    async with Caller(context, login) as caller, caller.call(name.peer) as connection:
+    async with Calls(context, login) as caller, caller.call(name.peer) as connection:
         short = caller.name_of(name.peer)
         report_connected(report, short, connection)
         trips: list[float] = []

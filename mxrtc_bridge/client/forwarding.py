@@ -12,7 +12,6 @@ import os
 import random
 from collections.abc import Callable
 
-from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import (
     Connection,
     Use,
@@ -25,6 +24,7 @@ from mxrtc_bridge.client.calls.connection import (
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.sharing.calls import Calls
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.access.peer_names import PeerName
@@ -97,7 +97,7 @@ class Forwarding:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: Calls,
         report: Report,
         name: PeerName,
         forwards: list[Forward],

@@ -9,6 +9,7 @@ from enum import Enum
 from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.sharing.lending import Lending
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError
@@ -41,6 +42,8 @@ class CallOptions:
     timeout_s: float = DEFAULT_TIMEOUT_S
     """How long silence may last: until the peer answers, and from then on until the connection is up."""
     signal: SignalBy = SignalBy.AUTO
+    share: bool = True
+    """Whether connections of other commands of this account are used, and ours lent to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Context:
     report: Report
     call: CallOptions = CallOptions()
     accounts: Accounts = field(default_factory=Accounts.default)
+    lending: Lending = field(default_factory=Lending)
 
 
 @dataclass(frozen=True, slots=True)

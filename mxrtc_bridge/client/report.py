@@ -13,13 +13,21 @@ import contextlib
 import json
 import sys
 import time
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.display import sentence as whole_sentence
 
 TAKEN_S = 0.5
 """How long a last word may take to be written, where something is about to happen that ends whoever reads it."""
+
+
+class Says(Protocol):
+    """Who is told what a person should know while something goes on."""
+
+    def say(self, kind: str, sentence: str, **fields: object) -> None:
+        """Tell one fact; see :meth:`Report.say`."""
+        ...
 
 
 class Report:

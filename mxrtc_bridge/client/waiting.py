@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.report import Says
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.api.reach import Reach
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy
@@ -36,7 +36,7 @@ class Waiting:
         timeout_s: how long silence may last.
     """
 
-    def __init__(self, report: Report, timeout_s: float) -> None:
+    def __init__(self, report: Says, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.cause: HomeserverError | None = None
         """Why the homeserver did not answer last, as long as it is waited for."""

@@ -31,7 +31,7 @@ from mxrtc_bridge.engine.file_ports import UserFileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters, PeerConnection, Sink
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.engine.session_channels import Line, SessionChannels
+from mxrtc_bridge.engine.session_channels import SessionChannels
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ MAX_CALLERS = 100
 def log_of_callers() -> RateLimitedLog:
     """Make what writes about streams and transfers."""
     return RateLimitedLog(log, period_s=60.0, lines=LINES_A_MINUTE, subjects=MAX_CALLERS)
+
+
+Served = StreamForwarder | Transfer
+"""What a channel carries here: nobody lends one of ours."""
 
 
 class BridgeChannels(SessionChannels):
@@ -81,10 +85,11 @@ class BridgeChannels(SessionChannels):
         seldom: RateLimitedLog | None = None,
     ) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
+        self._link: ControlLink | None = None
         self._gate = gate
         self._connector = connector
         self._files = files
-        self._services: dict[Line, ServiceName] = {}
+        self._services: dict[Served, ServiceName] = {}
         self._directories: dict[Transfer, FilesTarget] = {}
         self._dialling: dict[StreamForwarder, asyncio.Future[Sink]] = {}
         self._delivered = delivered
@@ -123,7 +128,7 @@ class BridgeChannels(SessionChannels):
         if self._control is not None or self._ended:
             self._turn_away(channel, RefusalCode.SECOND_CONTROL)
             return
-        self._control = ControlLink(
+        self._control = self._link = ControlLink(
             stream.StreamRole.ACCEPTOR,
             channel,
             clock=self._clock,
@@ -220,7 +225,7 @@ class BridgeChannels(SessionChannels):
             self._dialling.pop(pipe, None)
         return None if dialling.cancelled() else dialling.result()
 
-    async def _recorded(self, line: Line, service: ServiceName, grant: ServiceGrant) -> Target | FilesTarget | None:
+    async def _recorded(self, line: Served, service: ServiceName, grant: ServiceGrant) -> Target | FilesTarget | None:
         """Write down that a service is used, and return its target as it is then; None if the right is gone.
 
         What was judged before the wait may have been taken away meanwhile, or is allowed by another rule, which is
@@ -237,7 +242,7 @@ class BridgeChannels(SessionChannels):
                 return None if now is None else now.target
             grant = now
 
-    def _fitting(self, line: Line, service: ServiceName) -> ServiceGrant | None:
+    def _fitting(self, line: Served, service: ServiceName) -> ServiceGrant | None:
         """The service, if ``line`` may begin to use it; one that may not is refused here."""
         if line not in self._pipes:
             return None  # reset, by whichever side, or with the session
@@ -345,9 +350,9 @@ class BridgeChannels(SessionChannels):
 
     def say_bye(self, code: str, message: str) -> bool:
         """Tell the other side that the session ends; False where it has no control channel."""
-        if self._control is None:
+        if self._link is None:
             return False
-        self._control.say_bye(code, message)
+        self._link.say_bye(code, message)
         return True
 
     def _turn_away(self, channel: Channel, code: RefusalCode) -> None:
@@ -365,7 +370,7 @@ def _undialled(dialling: asyncio.Future[Sink]) -> None:
         dialling.result().reset()
 
 
-def _fits(line: Line, grant: ServiceGrant) -> bool:
+def _fits(line: Served, grant: ServiceGrant) -> bool:
     """Whether what was begun may go on."""
     if isinstance(line, Transfer):
         return line.job is not None and grant.allows(line.job)

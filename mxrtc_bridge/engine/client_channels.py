@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files import events as tx
@@ -25,8 +27,9 @@ from mxrtc_bridge.engine.control_channel import ControlLink, Expiries
 from mxrtc_bridge.engine.file_operations import FileExecutor, Spawn, executor_for
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer
-from mxrtc_bridge.engine.ports import Channel, Counters, PeerConnection, Sink
-from mxrtc_bridge.engine.session_channels import SessionChannels
+from mxrtc_bridge.engine.lent_channel import LentChannel
+from mxrtc_bridge.engine.ports import Channel, ChannelListener, ChannelOpener, Counters, PeerConnection, Sink
+from mxrtc_bridge.engine.session_channels import Control, SessionChannels
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 
@@ -96,6 +99,38 @@ class _TransferInLine:
         self.opened.give_up("lost", reason)
 
 
+@dataclass(frozen=True, slots=True)
+class _LoanInLine:
+    service: ServiceName
+    lent: LentChannel
+
+    def give_up(self, reason: str) -> None:
+        self.lent.reset("lost", reason)
+
+
+_InLine = _StreamInLine | _TransferInLine | _LoanInLine
+
+
+class ClientControl(Control, Protocol):
+    """What a user's side asks by the control channel; see :class:`~mxrtc_bridge.engine.control_channel.ControlLink`."""
+
+    @property
+    def bye(self) -> tuple[str, str] | None: ...
+
+    @property
+    def expiries(self) -> Expiries: ...
+
+    @property
+    def kinds(self) -> Kinds: ...
+
+    @property
+    def states(self) -> States: ...
+
+    def list_services(self, *, states: bool = False) -> Awaitable[dict[UserId, tuple[ServiceName, ...]]]: ...
+
+    def ping(self) -> Awaitable[float]: ...
+
+
 OPENINGS_BURST = 200
 OPENINGS_PER_S = 25.0
 """Channel openings stay below what docs/reference/protocol.md section 6 lets an acceptor close."""
@@ -106,7 +141,9 @@ class ClientChannels(SessionChannels):
 
     def __init__(self, *, clock: Clock, counters: Counters, max_streams: int = 240) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
-        self._waiting: deque[_StreamInLine | _TransferInLine] = deque()
+        self._waiting: deque[_InLine] = deque()
+        self._asked: ClientControl | None = None
+        self._listing = asyncio.Lock()
         self._openings = float(OPENINGS_BURST)
         self._openings_at = clock.monotonic()
         self._opening_timer_armed = False
@@ -114,17 +151,23 @@ class ClientChannels(SessionChannels):
     @property
     def bye(self) -> tuple[str, str] | None:
         """Why the other side ended the session, if it said so."""
-        return None if self._control is None else self._control.bye
+        return None if self._asked is None else self._asked.bye
 
     def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
         super().attach(peer, spawn=spawn, call_log=call_log)
-        self._control = ControlLink(
+        self._control = self._asked = ControlLink(
             stream.StreamRole.OPENER,
             peer.open_channel("", messages.PROTOCOL_CTL),
             clock=self._clock,
             listing=None,
             over=self._over,
         )
+
+    def borrow(self, transport: ChannelOpener, control: ClientControl, *, spawn: Spawn) -> None:
+        """Use the session of another process, which is up; in the place of :meth:`attach`."""
+        self._peer, self._spawn = transport, spawn
+        self._control = self._asked = control
+        self.up.set()
 
     def channel_offered(self, channel: Channel) -> None:
         """The peer opens nothing with us: a client offers no services."""
@@ -156,6 +199,21 @@ class ClientChannels(SessionChannels):
         self._line_up(_TransferInLine(service, job, executor_for(job, files), record, opened))
         return opened
 
+    def lend(
+        self, service: ServiceName, protocol: str, borrower: ChannelListener, drained: Callable[[int], None]
+    ) -> LentChannel:
+        """Open a channel whose messages another process reads and writes; it waits in line like all others.
+
+        Args:
+            service: what it leads to.
+            protocol: what is spoken on it.
+            borrower: told what happens on it.
+            drained: told how many bytes of what the borrower has sent are out of our hands.
+        """
+        lent = LentChannel(service, protocol, borrower, drained)
+        self._line_up(_LoanInLine(service, lent))
+        return lent
+
     async def list_services(self, *, states: bool = False) -> dict[UserId, tuple[ServiceName, ...]]:
         """Ask which services we may use.
 
@@ -165,23 +223,25 @@ class ClientChannels(SessionChannels):
         Raises:
             TransportError: the session ended before the answer.
         """
-        assert self._control is not None
-        return await self._control.list_services(states=states)
+        assert self._asked is not None
+        # One answer at a time, so that what is known of the services right after it belongs to it.
+        async with self._listing:
+            return await self._asked.list_services(states=states)
 
     @property
     def expiries(self) -> Expiries:
         """When what was listed last ends by itself."""
-        return {} if self._control is None else self._control.expiries
+        return {} if self._asked is None else self._asked.expiries
 
     @property
     def kinds(self) -> Kinds:
         """What those services that were listed last are for, as far as the other side has said it."""
-        return {} if self._control is None else self._control.kinds
+        return {} if self._asked is None else self._asked.kinds
 
     @property
     def states(self) -> States:
         """Whether those services that were listed last answer, as far as the other side has said it."""
-        return {} if self._control is None else self._control.states
+        return {} if self._asked is None else self._asked.states
 
     async def ping(self) -> float:
         """Measure one round trip, in seconds.
@@ -189,8 +249,8 @@ class ClientChannels(SessionChannels):
         Raises:
             TransportError: the session ended before the answer.
         """
-        assert self._control is not None
-        return await self._control.ping()
+        assert self._asked is not None
+        return await self._asked.ping()
 
     @property
     def is_full(self) -> bool:
@@ -202,7 +262,7 @@ class ClientChannels(SessionChannels):
         while self._waiting:
             self._waiting.popleft().give_up("the session has ended")
 
-    def _line_up(self, wanted: _StreamInLine | _TransferInLine) -> None:
+    def _line_up(self, wanted: _InLine) -> None:
         if self._ended:
             wanted.give_up("the session has ended")
         else:
@@ -215,6 +275,8 @@ class ClientChannels(SessionChannels):
             wanted = self._waiting.popleft()
             if isinstance(wanted, _TransferInLine) and wanted.opened.finished.done():
                 continue  # reset while it waited
+            if isinstance(wanted, _LoanInLine) and wanted.lent.is_over:
+                continue
             self._openings -= 1
             self._open_now(wanted)
         if self._waiting and self._openings < 1 and not self._opening_timer_armed:
@@ -230,19 +292,28 @@ class ClientChannels(SessionChannels):
         self._openings = min(float(OPENINGS_BURST), self._openings + (now - self._openings_at) * OPENINGS_PER_S)
         self._openings_at = now
 
-    def _open_now(self, wanted: _StreamInLine | _TransferInLine) -> None:
+    def _open_now(self, wanted: _InLine) -> None:
         assert self._peer is not None
-        protocol = messages.PROTOCOL_TCP if isinstance(wanted, _StreamInLine) else PROTOCOL_FILE
+        match wanted:
+            case _StreamInLine():
+                protocol = messages.PROTOCOL_TCP
+            case _TransferInLine():
+                protocol = PROTOCOL_FILE
+            case _LoanInLine(lent=lent):
+                protocol = lent.protocol
         try:
             channel = self._peer.open_channel(wanted.service, protocol)
         except LocalError as error:
             # The connection has just ended, or has no number left for a channel: this one's trouble alone.
             wanted.give_up(str(error))
             return
-        if isinstance(wanted, _StreamInLine):
-            self._begin_stream(wanted, channel)
-        else:
-            self._begin_transfer(wanted, channel)
+        match wanted:
+            case _StreamInLine():
+                self._begin_stream(wanted, channel)
+            case _TransferInLine():
+                self._begin_transfer(wanted, channel)
+            case _LoanInLine(lent=lent):
+                self._begin_loan(lent, channel)
 
     def _begin_stream(self, wanted: _StreamInLine, channel: Channel) -> None:
         def finished(how: stream.StreamFinished) -> None:
@@ -266,3 +337,12 @@ class ClientChannels(SessionChannels):
         wanted.opened.transfer = self._add_transfer(
             machine, channel, finished, files=wanted.files, record=wanted.record
         )
+
+    def _begin_loan(self, lent: LentChannel, channel: Channel) -> None:
+        def finished(lent: LentChannel, how: stream.StreamFinished) -> None:
+            self._forget(lent, how)
+            self._open_waiting()
+
+        self._pipes.add(lent)
+        self._counters.streams_live(1)
+        lent.attach(channel, ready=self._ready, finished=finished, heard=self._heard)

@@ -114,6 +114,18 @@ class PeerConnectionListener(Protocol):
         ...
 
 
+class ChannelOpener(Protocol):
+    """What streams and transfers need of a peer connection, be it ours or that of another process."""
+
+    def open_channel(self, label: str, protocol: str) -> Channel:
+        """Open a channel, as :meth:`PeerConnection.open_channel` does."""
+        ...
+
+    def can_send(self) -> bool:
+        """Whether payload may be queued, all channels together; :meth:`PeerConnectionListener.send_space` follows."""
+        ...
+
+
 class PeerConnection(Protocol):
     """One data-only WebRTC connection. The methods stand in the order of a call."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Job
@@ -20,15 +21,29 @@ from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
-from mxrtc_bridge.engine.control_channel import CLOSED, ControlLink
+from mxrtc_bridge.engine.control_channel import CLOSED
 from mxrtc_bridge.engine.file_operations import FileExecutor, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer, TransferMachine
-from mxrtc_bridge.engine.ports import ENDED_BY_PEER, Channel, Counters, PeerConnection
+from mxrtc_bridge.engine.lent_channel import LentChannel
+from mxrtc_bridge.engine.ports import ENDED_BY_PEER, Channel, ChannelOpener, Counters, PeerConnection
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
-Line = StreamForwarder | Transfer
-"""What a channel carries: a byte stream, or a transfer of files. Both count as streams, and take turns."""
+Line = StreamForwarder | Transfer | LentChannel
+"""What a channel carries: a byte stream, a transfer of files, or what another process has there. All count as streams,
+and take turns."""
+
+
+class Control(Protocol):
+    """What a session needs of its control channel, be it ours or that of another process."""
+
+    def traffic(self) -> None:
+        """Something came on another channel."""
+        ...
+
+    def close(self) -> None:
+        """Stop; whoever waits for an answer learns that there will be none."""
+        ...
 
 
 class SessionChannels(ABC):
@@ -47,13 +62,13 @@ class SessionChannels(ABC):
         self._counters = counters
         self.max_streams = max_streams
         """How many streams a session carries."""
-        self._peer: PeerConnection | None = None
+        self._peer: ChannelOpener | None = None
         self._spawn: Spawn | None = None
         self._report_lost: Callable[[str], None] = lambda _reason: None
         self._scheduler: Scheduler[Line] = Scheduler()
         self._budget: WindowBudget[Line] = WindowBudget()
         self._pipes: set[Line] = set()
-        self._control: ControlLink | None = None
+        self._control: Control | None = None
         self._ended = False
         self._sent = 0
         self._received = 0

@@ -86,6 +86,11 @@ def ask_password(user: str) -> str:
     show_default=True,
     help="Call by an encrypted message to the peer's device, by events in a room, or by a room if it has no device.",
 )
+@click.option(
+    "--own-call",
+    is_flag=True,
+    help="Call by myself, even where another mxrtc command has a connection that could be used, and lend mine to none.",
+)
 @click.version_option(__version__, prog_name="mxrtc")
 @click.pass_context
 def main(
@@ -98,6 +103,7 @@ def main(
     interfaces: tuple[str, ...],
     timeout: float,
     signal: str,
+    own_call: bool,
 ) -> None:
     """Reach TCP services and files behind a Matrix peer, end to end over WebRTC.
 
@@ -114,6 +120,7 @@ def main(
             interfaces=interfaces,
             timeout_s=timeout,
             signal=SignalBy(signal),
+            share=not own_call,
         ),
         accounts=accounts,
     )

@@ -19,6 +19,7 @@ from mxrtc_bridge.cli.standard_streams import OutputError
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.sharing.lending import Lending
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, first_error
 
 P = ParamSpec("P")
@@ -30,20 +31,26 @@ def in_loop(command: Callable[Concatenate[Context, P], Awaitable[None]]) -> Call
     def run_to_its_end(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
         context = click.get_current_context().find_object(Context)
         assert context is not None
-        run(context.report, lambda: command(context, *args, **kwargs))
+        run(context.report, lambda: command(context, *args, **kwargs), context.lending)
 
     return update_wrapper(run_to_its_end, command)
 
 
-def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Run one command to its end and exit with its code."""
+def run(report: Report, work: Callable[[], Awaitable[None]], lending: Lending | None = None) -> NoReturn:
+    """Run one command to its end and exit with its code.
+
+    Args:
+        report: where to say why it has failed.
+        work: the command.
+        lending: what it lends to other commands, which outlive a hang-up.
+    """
     code = Exit.RETRY  # of a defect, whose traceback is shown
     with contextlib.ExitStack() as closing:
 
         async def to_the_end() -> None:
             nonlocal code
             try:
-                code = await _supervised(report, work)
+                code = await _supervised(report, work, lending or Lending())
             finally:
                 # From here on the loop is closed, which waits for its threads.
                 if (shutdown := SHUTDOWN.get()) is not None:
@@ -56,7 +63,7 @@ def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
     sys.exit(code)
 
 
-async def _supervised(report: Report, work: Callable[[], Awaitable[None]]) -> Exit:
+async def _supervised(report: Report, work: Callable[[], Awaitable[None]], lending: Lending) -> Exit:
     """Run ``work`` so that a signal ends it like an error: in order, with everything closed."""
     task, loop = asyncio.ensure_future(work()), asyncio.get_running_loop()
     # The first thing that a command does is to load what it needs, a seventh faster so: see loading().
@@ -65,7 +72,9 @@ async def _supervised(report: Report, work: Callable[[], Awaitable[None]]) -> Ex
     shutdown = SHUTDOWN.get()
     with contextlib.ExitStack() as listening:
         if shutdown is not None:
-            listening.enter_context(shutdown.cancelling(lambda: loop.call_soon_threadsafe(task.cancel)))
+            listening.enter_context(
+                shutdown.cancelling(lambda: loop.call_soon_threadsafe(task.cancel), stays=lending.stay)
+            )
         await asyncio.wait([task])
     if task.cancelled():
         return Exit.INTERRUPTED

@@ -24,13 +24,14 @@ from mxrtc_bridge.client.calls.device import (
     NoOwnDeviceError,
     SilentPeerError,
     UnreadableAnswerError,
-    calls_by_device,
     is_verified,
     no_call_by_device,
     shows_device,
 )
+from mxrtc_bridge.client.calls.shared_device import SharedDevice
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, SignalBy
+from mxrtc_bridge.client.report import Says
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.waiting import HOMESERVER, Waiting
 from mxrtc_bridge.core.access.peer_names import short_name
@@ -128,14 +129,24 @@ class _Placed:
 
 
 class Caller:
-    """Calls peers for one user; use it as an asynchronous context manager."""
+    """Calls peers for one user, one after the other; use it as an asynchronous context manager.
 
-    def __init__(self, context: Context, login: Login) -> None:
+    Args:
+        context: what all commands share.
+        login: as whom.
+        device: our device, where other calls of this process use it too.
+        says: told what a person should know meanwhile; that of the command where it is not given.
+    """
+
+    def __init__(
+        self, context: Context, login: Login, device: SharedDevice | None = None, says: Says | None = None
+    ) -> None:
         self.login = login
         self._state = context.state
         self._options = context.call
-        self._report = context.report
-        self._waiting = Waiting(context.report, context.call.timeout_s)
+        self._device = device or SharedDevice(context.state, login)
+        self._report = says or context.report
+        self._waiting = Waiting(self._report, context.call.timeout_s)
         # One for all that is asked: on a line that loses much a connection that is up is worth seconds.
         self._transport = Transport(login.homeserver, login.access_token, self._waiting.patience)
         self._homeserver = Homeserver(self._transport)
@@ -160,7 +171,7 @@ class Caller:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._homeserver.close()
+        await self._device.done_with(self._transport)
 
     def name_of(self, peer: UserId) -> str:
         return short_name(peer, server=self.login.server, prefix=self.login.prefix)
@@ -277,11 +288,7 @@ class Caller:
             try:
                 async with asyncio.timeout(self._left_s()):
                     calls = await holding.enter_async_context(
-                        calls_by_device(
-                            *(self._state, self.login, peer, self._transport),
-                            waits=self._waiting.waits_for,
-                            appears=not by_room,
-                        )
+                        self._device.calls(peer, self._transport, waits=self._waiting.waits_for, appears=not by_room)
                     )
             except TimeoutError:
                 raise self._waiting.too_long(self._waiting.step) from None

@@ -1,6 +1,8 @@
 """One call that got through, and what its life and end mean to a person.
 
 It outlives the homeserver: once the peer connection is up, nothing on the way of the bytes depends on Matrix any more.
+
+One file: a call that got through, and the sentences about its services, streams and end, have the same readers.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Protocol
 
 from mxrtc_bridge.client.exit_codes import NO_SERVICE, RIGHT_ENDED, ClientError, Exit
 from mxrtc_bridge.client.report import Report
@@ -18,19 +21,37 @@ from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.errors import Lack, RefusalCode, TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.sharing.messages import HOLDER_ENDED
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.core.webrtc.gathering_words import left_out_words, relay_words
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
-from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 LIST_TIMEOUT_S = 10.0
 USUAL_BYTES = 1228
 """IP packets of this size pass almost everywhere (RFC 8831 section 5)."""
+
+
+class Call(Protocol):
+    """What a connection needs of its call: a :class:`~mxrtc_bridge.engine.session.Session`, or that of another."""
+
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def outcome(self) -> call.CallEnded | None: ...
+
+    @property
+    def failure(self) -> str: ...
+
+    def packet_bytes(self) -> int | None: ...
+
+    def gathering_report(self) -> GatheringReport: ...
 
 
 class Connection:
@@ -39,7 +60,7 @@ class Connection:
     def __init__(
         self,
         peer: UserId,
-        session: Session,
+        session: Call,
         links: ClientChannels,
         device: DeviceIdentity | None = None,
         no_servers: Callable[[], str] = str,
@@ -73,6 +94,16 @@ class Connection:
         """What a person should know of a path for small packets only; nothing of any other."""
         size = self.packet_bytes
         return "" if size is None or size >= USUAL_BYTES else f"only packets of up to {size} bytes pass"
+
+    @property
+    def ended(self) -> call.CallEnded | None:
+        """How the call has ended; None while it lives."""
+        return self._session.outcome
+
+    @property
+    def failure(self) -> str:
+        """Why the connection has failed, where our side knows."""
+        return self._session.failure
 
     @property
     def why_over(self) -> tuple[str, str] | None:
@@ -193,6 +224,8 @@ def _explained(  # noqa: C901, PLR0911, PLR0912 - one row each
             return Exit.DENIED, "the peer has left the room: your right to use it may have ended"
         case call.CallOutcome.TIMED_OUT, "invite_timeout":
             return Exit.OFFLINE, "no answer; the bridge may not be running"
+        case call.CallOutcome.FAILED, HOLDER_ENDED.reason:
+            return Exit.RETRY, "the mxrtc command whose connection this was has ended"
         case call.CallOutcome.FAILED, reason if reason in set(Lack):
             return Exit.RETRY, f"this machine lacks what a call needs: {failure}"
         case call.CallOutcome.FAILED, reason if reason in _OF_DESCRIPTIONS:

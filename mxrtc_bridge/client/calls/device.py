@@ -1,7 +1,8 @@
 """The encrypted device of the client: its keys in the state folder, and calls by it (docs/reference/signal.md).
 
 Only one process at a time may use a device: its messages are delivered once, and its sessions change with each. So a
-command holds it from the beginning of a call until the connection is up, and another one waits for it.
+command holds it from the beginning of a call until the connection is up, and another one waits for it; calls of one
+process have it in common (:mod:`mxrtc_bridge.client.calls.shared_device`).
 
 One file: whose device it is, that nobody else has it, and what is said by it in a call are one story with one end.
 """
@@ -44,7 +45,6 @@ from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import pickle_key
-from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 from mxrtc_bridge.storage.crypto import CryptoStore, verified_master_in_file
 from mxrtc_bridge.storage.database import Database
@@ -119,7 +119,7 @@ class UnreadableAnswerError(Exception):
 class DeviceCalls:
     """Calls one device of a peer from ours."""
 
-    def __init__(self, device: CryptoDevice, peer: DeviceIdentity) -> None:
+    def __init__(self, device: CryptoDevice, peer: DeviceIdentity, heard: asyncio.Event | None = None) -> None:
         self.peer = peer
         """The device that is called; another one once the peer has replaced it."""
         self.route = DevicePair(device.user, peer.user, peer.device)
@@ -134,13 +134,12 @@ class DeviceCalls:
         self.invited = asyncio.Event()
         """Set once the homeserver has the invite."""
         self._slowest_s = 0.0
-        self.heard = asyncio.Event()
+        self.heard = heard or asyncio.Event()
         """Set once we hear what comes for our device; on a bad line that can take longer than an invite."""
         self.clocks: tuple[int, int] | None = None
         """Our clock and the peer's, in milliseconds since 1970, when it last said something."""
         self.listener: Callable[[UserId, CallMessage], None] = lambda _user, _message: None
         """Given each message of a call from the peer, in order."""
-        device.session_begun = self._session_begun
 
     async def send(self, sender: UserId, message: CallMessage, step: str) -> None:
         """Send a message of a call; none any more once the device was given back.
@@ -183,7 +182,7 @@ class DeviceCalls:
         except EventError as error:
             self._seldom.info(event.sender, "x a message of a call from %s ignored: %s", event.sender, error.in_full)
 
-    def _session_begun(self, device: DeviceIdentity, by_us: bool) -> None:
+    def session_begun(self, device: DeviceIdentity, by_us: bool) -> None:
         """Take into account that one of the two sides could not read the other.
 
         Where it is the peer, it may have replaced its device, whose place only one takes that the peer has signed.
@@ -266,40 +265,6 @@ class DeviceCalls:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-@contextlib.asynccontextmanager
-async def calls_by_device(
-    state: StateFolder,
-    login: Login,
-    peer: UserId,
-    transport: Transport,
-    *,
-    waits: Waits = _nobody,
-    appears: bool = True,
-) -> AsyncIterator[DeviceCalls]:
-    """Hold the client's device, and reach the device of a peer.
-
-    Args:
-        state: where the keys of our device are.
-        login: as whom.
-        peer: whom.
-        transport: the homeserver, as this user; stays open.
-        waits: told what is waited for.
-        appears: whether a peer without a device is waited for, as its first one may be about to appear.
-
-    Raises:
-        NoDeviceError: that is not possible now; a call by a room may be.
-        ClientError: the peer's identity is another than before.
-        HomeserverError: the homeserver refuses us, or is away.
-    """
-    async with own_device(state, login, transport=transport, waits=waits) as (device, server):
-        calls = DeviceCalls(device, await appearing_device(device, peer, waits if appears else None))
-        async with running(DeviceSync(server, device, calls.handle, heard=calls.heard).run(), "device"):
-            try:
-                yield calls
-            finally:
-                await calls.close()
 
 
 @contextlib.asynccontextmanager
@@ -426,7 +391,7 @@ async def running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[a
 
 
 async def appearing_device(device: CryptoDevice, peer: UserId, waits: Waits | None) -> DeviceIdentity:
-    """The one device of a peer that its owner has signed; see :func:`calls_by_device` for what is waited for.
+    """The one device of a peer that its owner has signed; ``waits`` is told where its first one is waited for.
 
     Raises:
         NoDeviceError: it has none.

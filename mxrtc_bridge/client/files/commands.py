@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import Use, only_service
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.named_output import NamedOutput, may_name_a_file
@@ -29,6 +28,7 @@ from mxrtc_bridge.client.files.transfer import FileTransfer
 from mxrtc_bridge.client.known_services import load_known, save_known
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.sharing.calls import Calls
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
@@ -136,7 +136,7 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
         if len(entries) < max_listed:
             entries.append(entry)
 
-    async with Caller(context, login) as caller, caller.call(remote.name.peer) as connection:
+    async with Calls(context, login) as caller, caller.call(remote.name.peer) as connection:
         short = caller.name_of(remote.name.peer)
         service = remote.name.service or await only_service(short, connection, Use.GET)
         opened = connection.links.open_transfer(service, Ls(remote.path), take)
@@ -216,7 +216,7 @@ async def _run(
     context: Context, login: Login, remote: RemotePath, job: Job, files: FileSource | FileReceiver, *, reconnect: bool
 ) -> None:
     report = context.report
-    async with Caller(context, login) as caller:
+    async with Calls(context, login) as caller:
         meter = Meter(make_view(report))
         transferring = FileTransfer(caller, report, remote.name, job, files, meter)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import Connection, Use, only_service, report_connected
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.outcomes import Outcomes
@@ -24,6 +23,7 @@ from mxrtc_bridge.client.files.sentences import (
 )
 from mxrtc_bridge.client.forwarding import pause_s, wait_to_call_again
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.sharing.calls import Calls
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.files.events import (
@@ -62,7 +62,7 @@ class FileTransfer:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: Calls,
         report: Report,
         name: PeerName,
         job: Job,

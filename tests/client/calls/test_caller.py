@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +24,7 @@ from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.core.webrtc.ice_servers import IceServer
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from tests import virtual_time
 
@@ -53,8 +55,11 @@ class Calls:
             raise UnreadableAnswerError
         await asyncio.Event().wait()
 
+    async def done_with(self, transport: Transport) -> None:
+        await transport.close()
+
     @asynccontextmanager
-    async def calls_by_device(self, *_: object, **__: object) -> AsyncIterator[Calls]:
+    async def calls(self, *_: object, **__: object) -> AsyncIterator[Calls]:
         yield self
         if self._putting_away is not None:
             self._putting_away.set()
@@ -73,9 +78,9 @@ async def no_servers(_: Homeserver) -> tuple[IceServer, ...]:
 LOGIN = Login("http://127.0.0.1:1", ALICE, "LAPTOP", "secret-token")
 
 
-async def call_for(context: Context, seconds: float) -> None:
+async def call_for(context: Context, calls: Calls, seconds: float) -> None:
     """Call a peer that does not answer, and give up."""
-    async with Caller(context, LOGIN) as caller:
+    async with Caller(context, LOGIN, cast(Any, calls)) as caller:
         calling = asyncio.create_task(caller.call(PEER).__aenter__())
         await asyncio.sleep(seconds)
         calling.cancel()
@@ -85,11 +90,10 @@ async def call_for(context: Context, seconds: float) -> None:
 def test_what_is_left_of_a_call_is_no_part_of_the_program(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would never be collected, and a command that calls again for weeks would grow with each call."""
     calls = Calls()
-    monkeypatch.setattr(caller_module, "calls_by_device", calls.calls_by_device)
     monkeypatch.setattr(Homeserver, "turn_server", no_servers)
-    virtual_time.run(call_for(context, 1))
+    virtual_time.run(call_for(context, calls, 1))
     frozen = gc.get_freeze_count()
-    virtual_time.run(call_for(context, 1))
+    virtual_time.run(call_for(context, calls, 1))
     assert len(calls.invites) == 3
     assert gc.get_freeze_count() == frozen
 
@@ -104,9 +108,8 @@ def test_a_call_that_is_made_again_has_the_same_question_for_turn_servers(
         await asyncio.Event().wait()
         return ()
 
-    monkeypatch.setattr(caller_module, "calls_by_device", calls.calls_by_device)
     monkeypatch.setattr(Homeserver, "turn_server", never)
-    virtual_time.run(call_for(context, 12))
+    virtual_time.run(call_for(context, calls, 12))
     assert len(calls.invites) == 2
 
 
@@ -121,14 +124,13 @@ async def test_a_call_that_is_up_ends_with_a_command_that_is_told_to_end_while_i
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
             self.up.set()
 
-    monkeypatch.setattr(caller_module, "calls_by_device", Calls(putting_away).calls_by_device)
     monkeypatch.setattr(caller_module, "ClientChannels", Up)
     monkeypatch.setattr(Homeserver, "turn_server", no_servers)
 
     def calls_left() -> int:
         return sum(task.get_name() == "call" for task in asyncio.all_tasks())
 
-    async with Caller(context, LOGIN) as caller:
+    async with Caller(context, LOGIN, cast(Any, Calls(putting_away))) as caller:
         calling = asyncio.create_task(caller.call(PEER).__aenter__())
         await putting_away.wait()
         assert calls_left() == 1

@@ -218,7 +218,7 @@ def test_a_peer_that_could_not_read_is_sent_it_again_at_once_by_its_new_session(
     async def story() -> None:
         world = Story()
         task = await world.place()
-        world.own.session_begun(BUILD, False)  # type: ignore[attr-defined]
+        world.calls.session_begun(BUILD, False)
         await asyncio.sleep(0.01)
         assert (world.what(), world.own.anew) == ([(0, "BUILD"), (0, "BUILD")], [])
         world.answered = True
@@ -236,7 +236,7 @@ def test_a_device_that_was_replaced_by_another_one_of_the_same_identity_is_calle
         task = await world.place()
         world.own.listed = (NEW,)
         if told:
-            world.own.session_begun(NEW, False)  # type: ignore[attr-defined]
+            world.calls.session_begun(NEW, False)
         await asyncio.sleep(0.01 if told else LOOK_AGAIN_S + 0.01)
         assert world.what() == [(0, "BUILD"), (0, "NEW")]
         await world.come()
@@ -256,7 +256,7 @@ def test_a_device_that_the_peer_has_not_signed_takes_nobodys_place(device: Devic
     async def story() -> None:
         world = Story()
         task = await world.place()
-        world.own.session_begun(device, False)  # type: ignore[attr-defined]
+        world.calls.session_begun(device, False)
         await asyncio.sleep(0.01)
         assert {name for _, name in world.what()} == {"BUILD"}
         assert world.calls.peer == BUILD
@@ -281,7 +281,7 @@ def test_an_answer_that_cannot_be_read_asks_for_another_call() -> None:
     async def story() -> None:
         world = Story()
         task = await world.place()
-        world.own.session_begun(BUILD, True)  # type: ignore[attr-defined]
+        world.calls.session_begun(BUILD, True)
         with pytest.raises(UnreadableAnswerError):
             await task
         assert not world.calls.invited.is_set()

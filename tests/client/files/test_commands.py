@@ -195,7 +195,7 @@ class Caller:
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> Links:
     monkeypatch.setattr(Caller, "links", Links())
-    monkeypatch.setattr(file_commands, "Caller", Caller)
+    monkeypatch.setattr(file_commands, "Calls", Caller)
     return Caller.links
 
 

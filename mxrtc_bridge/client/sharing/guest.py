@@ -1,0 +1,291 @@
+"""A command that uses the session of another one: its end of the socket, and a connection like one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mxrtc_bridge.client.calls.connection import Connection
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.report import Says
+from mxrtc_bridge.client.sharing import failures
+from mxrtc_bridge.core.call.values import CallEnded
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.errors import WireError
+from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.sharing import messages
+from mxrtc_bridge.core.sharing.frames import Frame, FrameKind
+from mxrtc_bridge.core.webrtc import ice
+from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
+from mxrtc_bridge.engine.borrowed_channels import BorrowedControl, BorrowedTransport
+from mxrtc_bridge.engine.client_channels import ClientChannels
+from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.engine.ports import NoCounters
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
+from mxrtc_bridge.sinks.frame_socket import FrameSocket, connect
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+HELLO_S = 1.0
+"""How long the other command may take to say that it is there."""
+SLACK_S = 5.0
+"""How much longer than a call may take its answer is waited for."""
+DISK_TIMEOUT_S = 2.0
+"""How long the work of transfers may take to end, once nothing comes any more."""
+
+
+class UnreachableError(Exception):
+    """The command that holds the account does not answer; it may just have ended, or hang."""
+
+
+class OtherVersionError(Exception):
+    """The command that holds the account is of another version."""
+
+
+class _BorrowedCall:
+    """What is known of the call; implements :class:`mxrtc_bridge.client.calls.connection.Call`."""
+
+    def __init__(self, connected: messages.Connected) -> None:
+        self.path: ice.Path | None = connected.path
+        self.outcome: CallEnded | None = None
+        self.failure = ""
+        self.bytes = connected.packet_bytes
+
+    def packet_bytes(self) -> int | None:
+        return self.bytes
+
+    def gathering_report(self) -> GatheringReport:
+        """Nothing: whoever lends a session has found a path."""
+        return GatheringReport()
+
+
+class HolderLink:
+    """The socket to the command that holds the account.
+
+    Implements :class:`mxrtc_bridge.sinks.frame_socket.FrameListener`, and
+    :class:`mxrtc_bridge.engine.borrowed_channels.Holder`.
+    """
+
+    def __init__(self, socket: FrameSocket) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = 0
+        """The process at the other end."""
+        self.hello: asyncio.Future[messages.Hello] = loop.create_future()
+        self._socket = socket
+        self._answer: asyncio.Future[messages.Connected] = loop.create_future()
+        waited: tuple[asyncio.Future[Any], ...] = self.hello, self._answer
+        for future in waited:
+            # Nobody may be left who waits for it.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._says: Says | None = None
+        self._transport = BorrowedTransport(self)
+        self._control = BorrowedControl(self)
+        self._links: ClientChannels | None = None
+        self._call: _BorrowedCall | None = None
+        self._connection: Connection | None = None
+        self._work: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def call(self, peer: UserId, options: CallOptions, says: Says) -> AsyncIterator[Connection]:
+        """Use a session with a peer, which the other command has, or makes.
+
+        Args:
+            peer: whom.
+            options: how to call.
+            says: told what a person should know meanwhile.
+
+        Raises:
+            ClientError: there is none; says why, and whether to try again.
+            HomeserverError: the homeserver refuses us, or is away.
+        """
+        began = asyncio.get_running_loop().time()
+        self._says = says
+        try:
+            self.ask(messages.Call(peer, options.policy, options.interfaces, options.signal.value, options.timeout_s))
+            try:
+                async with asyncio.timeout(2 * options.timeout_s + SLACK_S):
+                    connected = await asyncio.shield(self._answer)
+            except TimeoutError:
+                raise ClientError(
+                    Exit.RETRY, f"the mxrtc command that holds the account (process {self.pid}) does not answer"
+                ) from None
+            connection = self._begin(peer, connected)
+            connection.setup_s = asyncio.get_running_loop().time() - began
+            yield connection
+        finally:
+            await self._end()
+
+    # What the streams and transfers here ask
+
+    def ask(self, message: messages.GuestMessage) -> None:
+        self._socket.send(Frame(FrameKind.TEXT, 0, messages.GUEST.encode(message).encode()))
+
+    def send(self, channel: int, message: str | bytes) -> None:
+        if isinstance(message, str):
+            self._socket.send(Frame(FrameKind.TEXT, channel, message.encode("utf-8", "replace")))
+        else:
+            self._socket.send(Frame(FrameKind.BINARY, channel, message))
+
+    def close(self, channel: int) -> None:
+        self._socket.send(Frame(FrameKind.CLOSE, channel))
+
+    def can_send(self) -> bool:
+        return self._socket.can_send()
+
+    # FrameListener
+
+    def socket_open(self) -> None:
+        """Nothing to do: the other side speaks first."""
+
+    def frame_received(self, frame: Frame) -> None:
+        if frame.channel == 0:
+            self._told(messages.HOLDER.decode(_text(frame)))
+            return
+        if frame.kind is FrameKind.CLOSE:
+            self._transport.closed(frame.channel)
+            return
+        channel = self._transport.channel(frame.channel)
+        if channel is None:
+            return
+        match frame.kind:
+            case FrameKind.OPENED:
+                channel.opened()
+            case FrameKind.TEXT:
+                channel.received(_text(frame))
+            case FrameKind.BINARY:
+                channel.received(frame.payload)
+
+    def send_space(self) -> None:
+        if self._links is not None:
+            self._links.send_space()
+
+    def socket_closed(self) -> None:
+        waited: tuple[asyncio.Future[Any], ...] = self.hello, self._answer
+        for future in waited:
+            _settle(future, ClientError(Exit.RETRY, "the mxrtc command that holds the account has ended"))
+        self._over(messages.Ended(messages.HOLDER_ENDED, "", None, None))
+
+    # Inside
+
+    def _told(self, message: messages.HolderMessage | None) -> None:
+        match message:
+            case messages.Hello():
+                self.pid = message.pid
+                _settle(self.hello, message)
+            case messages.Connected():
+                _settle(self._answer, message)
+            case messages.Failed():
+                _settle(self._answer, failures.to_error(message))
+            case messages.Said(kind=kind, sentence=sentence, facts=facts) if self._says is not None:
+                self._says.say(kind, sentence, **facts)
+            case messages.Ended():
+                self._over(message)
+            case messages.Pong() | messages.Service() | messages.Listed() | messages.Unanswered():
+                if isinstance(message, messages.Pong) and self._call is not None:
+                    self._call.bytes = message.packet_bytes
+                self._control.answered(message)
+
+    def _begin(self, peer: UserId, connected: messages.Connected) -> Connection:
+        device = None
+        if (shown := connected.device) is not None:
+            trust = Trust(shown.trust) if shown.trust in {each.value for each in Trust} else Trust.UNSIGNED
+            device = DeviceIdentity(peer, DeviceId(shown.device), shown.key, "", trust)
+        links = self._links = ClientChannels(clock=LoopClock(), counters=NoCounters())
+        self._call = _BorrowedCall(connected)
+        connection = self._connection = Connection(peer, self._call, links, device)
+        connection.why_by_room = connected.by_room_because
+        links.borrow(self._transport, self._control, spawn=self._spawn)
+        return connection
+
+    def _over(self, ended: messages.Ended) -> None:
+        """The session is over; said once, before its channels are closed or right after."""
+        if self._call is None or self._connection is None or self._links is None or self._call.outcome is not None:
+            return
+        self._call.outcome, self._call.failure = ended.call, ended.failure
+        if ended.bye is not None:
+            self._control.bye = ended.bye.code, ended.bye.message
+        if ended.clocks is not None:
+            self._connection.clocks = ended.clocks.here_ms, ended.clocks.there_ms
+        self._transport.end()
+        self._links.ended()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="transfer")
+        self._work.add(task)
+        task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("! unexpected error", exc_info=error)
+            if self._links is not None:
+                self._links.ended()
+
+    async def _end(self) -> None:
+        if self._links is not None:
+            self._links.ended()
+        self._socket.close()
+        for task in self._work:
+            task.cancel()
+        if self._work:
+            await asyncio.wait(self._work, timeout=DISK_TIMEOUT_S)
+
+
+async def reach(folder: int, path: Path, *, hello_s: float = HELLO_S) -> HolderLink:
+    """Reach the command that holds the account.
+
+    Args:
+        folder: the descriptor of the folder that its socket is in.
+        path: of the socket.
+        hello_s: see :data:`HELLO_S`.
+
+    Raises:
+        UnreachableError: nobody answers there.
+        OtherVersionError: somebody of another version does.
+    """
+    links: list[HolderLink] = []
+
+    def listen(socket: FrameSocket) -> HolderLink:
+        links.append(HolderLink(socket))
+        return links[0]
+
+    socket = None
+    try:
+        async with asyncio.timeout(hello_s):
+            socket = await connect(folder, path, listen)
+            hello = await links[0].hello
+    except (OSError, TimeoutError, ClientError) as error:
+        if socket is not None:
+            socket.abort()
+        raise UnreachableError(str(error)) from error
+    except BaseException:
+        if socket is not None:
+            socket.abort()
+        raise
+    if hello.version != messages.VERSION:
+        socket.abort()
+        raise OtherVersionError(f"process {hello.pid} speaks version {hello.version}")
+    return links[0]
+
+
+def _settle(waiting: asyncio.Future[Result], outcome: Result | Exception) -> None:
+    if waiting.done():
+        return
+    if isinstance(outcome, Exception):
+        waiting.set_exception(outcome)
+    else:
+        waiting.set_result(outcome)
+
+
+def _text(frame: Frame) -> str:
+    try:
+        return frame.payload.decode()
+    except UnicodeDecodeError:
+        raise WireError("bad_frame", "a text message is not in UTF-8") from None
