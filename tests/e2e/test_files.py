@@ -31,6 +31,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         (folder / name).mkdir()
     async with AsyncExitStack() as stack:
         world = await World.start(folder, stack)
+        world.own_calls = False
         await world.serve("echo", echo)
         world.services["inbox"] = {"files": {"dir": str(folder / "inbox"), "direction": "both"}}
         world.services["small"] = {

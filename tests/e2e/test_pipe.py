@@ -29,6 +29,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     folder: Path = tmp_path_factory.mktemp("pipe")
     async with AsyncExitStack() as stack:
         world = await World.start(folder, stack)
+        world.own_calls = False
         await world.serve("echo", echo)
         await world.serve("digest", digest)
         await world.serve("secret", echo)

@@ -31,6 +31,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     (folder / "share" / "notes.txt").write_bytes(b"what there is\n")
     async with AsyncExitStack() as stack:
         world = await World.start(folder, stack)
+        world.own_calls = False
         await world.serve("echo", echo)
         await world.serve("digest", digest)
         world.services["inbox"] = {"files": {"dir": str(folder / "inbox"), "direction": "receive"}}

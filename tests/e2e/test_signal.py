@@ -31,6 +31,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             stack,
             extra_config={"encryption_enabled_by_default_for_room_type": "all"},
         )
+        world.own_calls = False
         await world.serve("echo", echo)
         world.grant("alice", "build/echo")
         world.signal = "device"

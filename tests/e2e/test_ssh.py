@@ -73,6 +73,7 @@ class Ssh:
 async def ssh(tmp_path: Path) -> AsyncIterator[Ssh]:
     async with AsyncExitStack() as stack:
         world = await World.start(tmp_path, stack)
+        world.own_calls = False
         ssh = Ssh(tmp_path, world)
         await ssh.start(stack)
         world.grant("alice", "build/ssh")

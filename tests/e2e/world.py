@@ -63,6 +63,9 @@ class World:
         self.settings: dict[str, Any] = {}
         self.signal = "auto"
         """How the client calls."""
+        self.own_calls = True
+        """Whether each command of the client makes a call of its own, as most tests are about calls; else a command
+        uses the connection of another one that runs."""
         self.program: list[str | Path] = [BIN / "mxrtc-bridge"]
         """What runs the bridge."""
         self.client: list[str | Path] = [BIN / "mxrtc"]
@@ -181,6 +184,7 @@ class World:
             "MXRTC_SIGNAL": self.signal,
             # Of silence: on a machine with much else to do, what is there may be slow.
             "MXRTC_TIMEOUT": "40",
+            "MXRTC_OWN_CALL": "1" if self.own_calls else "",
         }
 
     async def add_user(self, name: str, *, by_program: bool = False) -> None:
