@@ -2,9 +2,14 @@
 
 They name the service and never where it leads: the port on the user's side is a usual one for the name, not the
 target's.
+
+They are there to be pasted into a shell, and a user id may hold all that a shell acts on, as ``$(...)``: whoever lists
+a peer of such a name must not have anything run by it. So names are quoted where that is needed.
 """
 
 from __future__ import annotations
+
+from shlex import quote
 
 from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.access.targets import AppendTarget, Direction, FilesTarget, ReadTarget, Target
@@ -57,7 +62,7 @@ def lines_for(name: str, service: ServiceName, target: Target | FilesTarget) -> 
         service: the service.
         target: what kind of service it is.
     """
-    full = f"{name}/{service}"
+    full = quote(f"{name}/{service}")
     match target:
         case AppendTarget():
             return (f"mxrtc nc {full} < FILE",)
@@ -68,8 +73,10 @@ def lines_for(name: str, service: ServiceName, target: Target | FilesTarget) -> 
 
 def lines_for_kind(name: str, service: ServiceName, kind: ServiceKind) -> tuple[str, ...]:
     """The same as :func:`lines_for`, for somebody who knows no more than what the service is for."""
-    full = f"{name}/{service}"
-    put, take = f"mxrtc send FILE {full}", (f"mxrtc ls {full}", f"mxrtc get '{full}:NAME'")
+    plain = f"{name}/{service}"
+    full = quote(plain)
+    # What takes the place of NAME may have spaces in it.
+    put, take = f"mxrtc send FILE {full}", (f"mxrtc ls {full}", f"mxrtc get {_quoted(f'{plain}:NAME')}")
     match kind:
         case ServiceKind.INBOX:
             return (put,)
@@ -79,16 +86,23 @@ def lines_for_kind(name: str, service: ServiceName, kind: ServiceKind) -> tuple[
             return (put, *take)
     connect = f"mxrtc connect {full} -L {usual_port(service)}"
     if service == "ssh":
-        return (f"ssh -o ProxyCommand='mxrtc -q nc {full}' USER@{name}", connect)
+        # A second shell reads the command, and before it ssh, to which "%" means something.
+        through = _quoted(f"mxrtc -q nc {full}".replace("%", "%%"))
+        return (f"ssh -o ProxyCommand={through} USER@{quote(name)}", connect)
     return (connect, f"mxrtc nc {full}")
 
 
 def first_line(name: str, service: ServiceName, kind: ServiceKind) -> str:
     """The shortest line that does something with a service, for a list of many."""
-    full = f"{name}/{service}"
+    full = quote(f"{name}/{service}")
     match kind:
         case ServiceKind.STREAM:
             return f"mxrtc connect {full}"
         case ServiceKind.INBOX:
             return f"mxrtc send FILE {full}"
     return f"mxrtc ls {full}"
+
+
+def _quoted(text: str) -> str:
+    """Quote text for a shell, whether it needs it or not."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
