@@ -344,6 +344,17 @@ def _no_way_back(config: Config, error: HomeserverError) -> Finding:
     return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
 
 
+def check_path(name: str, target: AppendTarget | ReadTarget | FilesTarget) -> Finding:
+    """Whether a file or directory can be used by whoever runs this check, who should be the bridge's user."""
+    try:
+        return _check_directory(name, target) if isinstance(target, FilesTarget) else check_file(name, target)
+    except PermissionError:
+        what, fix = "is in a folder that is closed to this user", "open the folders above it"
+    except OSError as error:
+        what, fix = f"cannot be looked at: {(error.strerror or '').lower()}", "correct the path"
+    return Finding(Level.WARN, f"{name}: {target.path} {what}", fix)
+
+
 def check_file(name: str, target: AppendTarget | ReadTarget) -> Finding:
     """Look, but do not open: that would make the file, or wake whoever waits at the other end of a FIFO."""
     path, writes = Path(target.path), isinstance(target, AppendTarget)
@@ -361,11 +372,8 @@ async def _check_targets(config: Config) -> AsyncIterator[Finding]:
     for peer in config.peers.values():
         for service in peer.services.values():
             name = f"{peer.name}/{service.name}"
-            if isinstance(service.target, FilesTarget):
-                yield await asyncio.to_thread(_check_directory, name, service.target)
-                continue
-            if isinstance(service.target, AppendTarget | ReadTarget):
-                yield check_file(name, service.target)
+            if isinstance(service.target, FilesTarget | AppendTarget | ReadTarget):
+                yield await asyncio.to_thread(check_path, name, service.target)
                 continue
             try:
                 sink = await connector.connect(service.target)
@@ -377,7 +385,6 @@ async def _check_targets(config: Config) -> AsyncIterator[Finding]:
 
 
 def _check_directory(name: str, target: FilesTarget) -> Finding:
-    """Whether the bridge could use it: as whoever runs this check, who should be the bridge's user."""
     path = Path(target.path)
     needed = os.X_OK | (os.R_OK if target.direction.sends else 0) | (os.W_OK if target.direction.receives else 0)
     if path.is_dir():

@@ -12,13 +12,14 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 
-from mxrtc_bridge.bridge.check import check, check_file
+from mxrtc_bridge.bridge.check import check, check_file, check_path
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.values import TcpListen
-from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget
+from mxrtc_bridge.core.access.targets import AppendTarget, Direction, FilesTarget, ReadTarget
 from mxrtc_bridge.demo.processes import PortReservation
+from tests.other_user import as_other, needs_root, public_directory
 
 
 def test_a_file_that_append_will_make_is_not_made_by_a_check(tmp_path: Path) -> None:
@@ -42,6 +43,32 @@ def test_a_directory_is_found(make: type[AppendTarget | ReadTarget], tmp_path: P
 def test_what_is_missing_is_found(tmp_path: Path) -> None:
     assert check_file("build/motd", ReadTarget(str(tmp_path / "nothing"))).level is Level.WARN
     assert check_file("build/log", AppendTarget(str(tmp_path / "no folder" / "log"))).level is Level.WARN
+
+
+CLOSED = {
+    "append": AppendTarget,
+    "read": ReadTarget,
+    "inbox": lambda path: FilesTarget(path, Direction.RECEIVE),
+    "share": lambda path: FilesTarget(path, Direction.SEND),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("kind", CLOSED)
+def test_what_is_in_a_folder_that_is_closed_to_the_user_is_found_and_does_not_end_the_check(kind: str) -> None:
+    with public_directory() as folder:
+        (folder / "closed").mkdir(0o700)
+
+        def look() -> None:
+            finding = check_path("build/x", CLOSED[kind](str(folder / "closed" / "target")))
+            assert (finding.level, "in a folder that is closed to this user" in finding.what) == (Level.WARN, True)
+
+        as_other(look)
+
+
+def test_a_path_that_the_system_does_not_take_is_found() -> None:
+    finding = check_path("build/x", ReadTarget("/tmp/" + "x" * 300))
+    assert (finding.level, "cannot be looked at: file name too long" in finding.what) == (Level.WARN, True)
 
 
 # With a homeserver that says what real ones say. What check says fails the start, and the other way round.

@@ -9,6 +9,7 @@ import pytest
 
 from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.config.problems import Finding, Level
+from tests.other_user import as_other, needs_root, public_directory
 
 from .samples import GOOD, changed, load
 
@@ -114,6 +115,19 @@ def test_a_database_that_others_can_read_is_a_failure(tmp_path: Path) -> None:
 def test_a_missing_folder_of_the_database_is_a_failure() -> None:
     [finding] = [f for f in findings(changed("database", to="sqlite:/does/not/exist/x.db")) if f.level is Level.FAIL]
     assert "/does/not/exist" in finding.what
+
+
+@needs_root
+def test_a_database_in_a_folder_that_is_closed_to_the_user_is_a_failure() -> None:
+    with public_directory() as folder:
+        (folder / "closed").mkdir(0o700)
+
+        def look() -> None:
+            found = findings(changed("database", to=f"sqlite:{folder}/closed/x.db"))
+            [finding] = [each for each in found if each.level is Level.FAIL]
+            assert f"{folder}/closed" in finding.what
+
+        as_other(look)
 
 
 def test_the_good_sample_has_only_warnings() -> None:

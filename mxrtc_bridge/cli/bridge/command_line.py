@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 from pathlib import Path
 
@@ -30,16 +31,17 @@ HERE, OF_THE_SERVICE = Path("config.yaml"), Path("/var/lib/mxrtc/config.yaml")
 
 def usual_folder() -> Path:
     """Where the files of a bridge are made if nobody says so: where the unit of systemd has them, or here."""
-    return OF_THE_SERVICE.parent if OF_THE_SERVICE.parent.is_dir() else HERE.parent
+    # Of these two functions of os none raises: what is closed to us is not there.
+    return OF_THE_SERVICE.parent if os.path.isdir(OF_THE_SERVICE.parent) else HERE.parent  # noqa: PTH112
 
 
 def usual_config() -> Path:
     """Where the configuration is if nobody says so: here, or where the unit of systemd has it.
 
     That one also where we may not look into its folder: whoever asks reads then that they may not, and not that there
-    is none here.
+    is none here. In a folder that is closed to whoever asks there is none, as for another user by sudo in that of root.
     """
-    return HERE if HERE.exists() else usual_folder() / HERE.name
+    return HERE if os.path.exists(HERE) else usual_folder() / HERE.name  # noqa: PTH110
 
 
 config_option = click.option(

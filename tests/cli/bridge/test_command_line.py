@@ -27,7 +27,7 @@ def ends(folder: Path, *lines: str, path: str = f"{BIN}:/usr/bin:/bin") -> tuple
         ["unshare", "--mount", "sh", "-ec", script],
         cwd=folder, env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
 
@@ -71,3 +71,20 @@ def test_whoever_may_not_look_there_is_told_that() -> None:
     with public_directory() as folder:
         code, _, err = ends(folder, SERVICE, f"{INIT} build", ask)
     assert (code, "/var/lib/mxrtc/config.yaml cannot be read: Permission denied" in err) == (78, True), err
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_in_a_folder_that_is_closed_to_us_it_is_where_it_is_elsewhere(made: bool) -> None:
+    """As for whoever becomes the bridge's user by sudo, in the home of root."""
+    # What is loaded when it is first used is closed to the other user as well.
+    program = "import encodings.utf_8_sig; from mxrtc_bridge.cli.bridge import entry, main; "
+    as_other = f"import os; os.setgroups([]); os.setgid({OTHER_UID}); os.setuid({OTHER_UID}); "
+    ask = f"{sys.executable} -c '{program}{as_other}raise SystemExit(main.invoke([\"list\"]))'"
+    give = (SERVICE, f"{INIT} build", f"chown -R {OTHER_UID} /var/lib/mxrtc") if made else ()
+    with public_directory() as folder:
+        folder.chmod(0o700)
+        code, out, err = ends(folder, *give, ask)
+    if made:
+        assert (code, "build/ssh" in out) == (0, True), err
+    else:
+        assert (code, "config.yaml cannot be read: Permission denied" in err) == (78, True), err
