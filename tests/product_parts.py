@@ -115,10 +115,10 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "rtc/test_flow_control.py": "_association _ice _queued",
         "rtc/test_gathering.py": "_ice _protocols",
         "rtc/test_hostile_peers.py": (
-            "_association _beyond _check_list _connect_ice _early_checks _held _ice "
-            "_last_received_tsn _local_tsn _machine _outbound_stream_seq _queue _receiver "
+            "_association _beyond _check_list _connect_ice _early_checks _ice "
+            "_last_received_tsn _local_tsn _machine _outbound_stream_seq _payload _queue _receiver "
             "_reconfig_request_seq _remote_candidates _remote_max_message_size "
-            "_remote_verification_tag _trust"
+            "_remote_verification_tag"
         ),
         "rtc/test_interop.py": "_association _message_limit",
         "rtc/test_interop_flow.py": "_association _dtls _machine",

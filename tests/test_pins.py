@@ -6,6 +6,7 @@ the module named in the message, run its tests, then widen the tested range.
 
 from __future__ import annotations
 
+import dis
 import importlib
 import inspect
 from importlib.metadata import version
@@ -171,11 +172,11 @@ async def _assert_no_accidental_names(connection: object, dtls: object) -> None:
     for ours, theirs in ((peer._ice, connection), (peer._dtls, dtls)):
         package = "mxrtc_bridge"
         assigned = {
-            name
+            step.argval
             for kind in type(ours).__mro__
             if kind.__module__.startswith(package) and "__init__" in vars(kind)
-            for name in kind.__init__.__code__.co_names
-            if name.startswith("_") and not name.startswith("__")
+            for step in dis.get_instructions(kind.__init__)
+            if step.opname == "STORE_ATTR" and step.argval.startswith("_")
         }
         accidental = assigned & set(vars(theirs))
         assert accidental == set(), f"{type(ours).__name__} and its base class both use {accidental}"

@@ -322,7 +322,7 @@ class DtlsTransport(ABC):
     # Receiving
 
     def run_received(self, data: bytes, size: int) -> None:
-        """Decrypt a run of datagrams (:class:`mxrtc_bridge.rtc.ice.RunSink`)."""
+        """Decrypt a run of datagrams (:class:`mxrtc_bridge.rtc.incoming_payload.RunSink`)."""
         if self._over or size > MAX_DATAGRAM:
             return
         whole = len(data) // size * size

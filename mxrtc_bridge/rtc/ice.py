@@ -2,7 +2,8 @@
 
 What aioice does stays with it: checks, roles, nomination, STUN. What is ours:
 
-- payload is accepted only from addresses with a successful, authenticated check, and queued within bounds;
+- payload is accepted only from addresses with a successful, authenticated check
+  (:mod:`mxrtc_bridge.rtc.incoming_payload`);
 - candidates, pairs and checked addresses are counted and limited;
 - gathering with deadlines, port range, interfaces and several servers (:mod:`mxrtc_bridge.rtc.gathering`);
 - consent that survives a slow path, and signs that a path is gone for good (:mod:`mxrtc_bridge.rtc.consent`).
@@ -19,9 +20,8 @@ import asyncio
 import ipaddress
 import logging
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
 
 from aioice import stun
 from aioice.candidate import Candidate as AioiceCandidate
@@ -35,6 +35,7 @@ from mxrtc_bridge.rtc.consent import Consent, PathEnd, Reflexive
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
+from mxrtc_bridge.rtc.incoming_payload import IncomingPayload, RunSink
 from mxrtc_bridge.rtc.interfaces import allow_fragments
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.udp import UdpTransport
@@ -44,17 +45,10 @@ log = logging.getLogger(__name__)
 # aioice writes addresses at INFO, and formats every packet at DEBUG.
 logging.getLogger("aioice").setLevel(logging.WARNING)
 
-MAX_CHECKED_ADDRESSES = 128
-"""Addresses that may prove themselves, peer-reflexive ones included."""
 MAX_PAIRS = {("host", "host"): 200, ("host", "srflx"): 64}
 """RFC 8445 section 6.1.2.5 recommends a limit and proposes 100. Each two kinds have places of their own, as those that
 lead out of a network come last, and hosts of containers and tunnels can be more than all places."""
 MAX_OTHER_PAIRS = 24
-
-EARLY_QUEUE = 64
-"""Datagrams kept before DTLS is up: one flight of a handshake, several times."""
-RELAYED_QUEUE = 2048
-"""Relayed datagrams that come in one turn of the loop; the newest is dropped, as a full socket buffer does."""
 
 SAFE_DATAGRAM = 1200
 """UDP payload that passes almost everywhere (RFC 8831 section 5)."""
@@ -63,10 +57,6 @@ SMALLEST_DATAGRAM = 548
 ETHERNET_MTU = 1500
 """Larger packets exist, but other implementations have buffers of little more than this."""
 IPV4_HEADERS, IPV6_HEADERS = 28, 48
-
-MAX_HELD_DATAGRAMS = 16
-"""Payload from an address whose check is about to succeed: the first flight of the other side's handshake often comes
-right behind its check or its answer to ours. Dropped, it would be repeated a second later."""
 
 RELAY_CLOSE_S = 1.5
 """How long a TURN server may take to confirm that an allocation ends; then it expires there by itself."""
@@ -80,18 +70,6 @@ CHECK_PACE_S = 0.05
 
 MAX_ROLE_CONFLICTS = 3
 """Of one check, before it has failed. One is usual; aioice would go on for as long as the other side says so."""
-
-
-class RunSink(Protocol):
-    """Gets payload once DTLS is up: in runs, without a queue in between."""
-
-    def run_received(self, data: bytes, size: int) -> None:
-        """Take datagrams of ``size`` bytes each, one behind the other, of which the last may be shorter."""
-        ...
-
-    def runs_ended(self) -> None:
-        """No further payload comes with this batch."""
-        ...
 
 
 class IceConnection(Connection):
@@ -116,11 +94,9 @@ class IceConnection(Connection):
         """Why the path has ended by itself, if it has."""
         self._settings = settings
         self._gathering = Gathering(self, settings, plan)
-        self._checked: set[Address] = set()
-        self._named: set[Address] = set()  # by candidates of the other side
-        self._held: deque[tuple[bytes, Address]] = deque(maxlen=MAX_HELD_DATAGRAMS)
-        self._sink: RunSink | None = None
-        self._relayed: deque[bytes] = deque()
+        self._payload = IncomingPayload(
+            self._queue, self.drops, lambda address: any(source == address for _, source, _ in self._early_checks)
+        )
         self._consent = Consent(self, settings)
         self._giving_back: asyncio.Task[None] | None = None
         self._check_s = LONGEST_FIRST_WAIT_S
@@ -200,7 +176,7 @@ class IceConnection(Connection):
         if len(like_it) >= (MAX_RELAYED if relayed else MAX_CANDIDATES):
             self.drops.excess += 1
             return
-        self._named.add((host, candidate.port))
+        self._payload.expect((host, candidate.port))
         self._add_remote_candidate(
             AioiceCandidate(
                 foundation=candidate.foundation,
@@ -231,11 +207,10 @@ class IceConnection(Connection):
 
     def check_incoming(self, message: stun.Message, addr: Address, protocol: StunProtocol) -> None:
         """Handle a check of the other side, already authenticated with our password."""
-        known = addr in self._checked
-        if "PRIORITY" not in message.attributes or (not known and len(self._checked) >= MAX_CHECKED_ADDRESSES):
+        if "PRIORITY" not in message.attributes or not self._payload.may_trust(addr):
             self.drops.excess += 1
             return
-        self._trust(addr)
+        self._payload.trust(addr)
         self.note_alive()
         self._repeat_check(protocol, addr)
         super().check_incoming(message, addr, protocol)
@@ -256,7 +231,7 @@ class IceConnection(Connection):
     def check_complete(self, pair: CandidatePair) -> None:
         """Handle the end of one of our checks."""
         if pair.state == CandidatePair.State.SUCCEEDED:
-            self._trust(pair.remote_addr)
+            self._payload.trust(pair.remote_addr)
         super().check_complete(pair)
 
     async def check_start(self, pair: CandidatePair) -> None:
@@ -299,86 +274,27 @@ class IceConnection(Connection):
         self.drops.malformed += 1
 
     def run_received(self, data: bytes, size: int, address: Address) -> None:
-        """Take payload that a socket has read, if it comes from a checked address."""
-        if self._sink is not None and address in self._checked:
-            self._sink.run_received(data, size)
-            return
-        for start in range(0, len(data), size):
-            self._take_early(data[start : start + size], address)
+        """Take payload that a socket has read."""
+        self._payload.run_received(data, size, address)
 
     def runs_ended(self) -> None:
         """The socket has read a batch."""
-        if self._sink is not None:
-            self._sink.runs_ended()
+        self._payload.runs_ended()
 
     def payload_received(self, data: bytes, address: Address) -> None:
         """Take one datagram that came through a relay."""
-        if self._sink is None or address not in self._checked:
-            self._take_early(data, address)
-        elif len(self._relayed) >= RELAYED_QUEUE:
-            self.drops.overflow += 1
-        else:
-            # They come one by one; those of one turn of the loop are a batch.
-            if not self._relayed:
-                self._loop.call_soon(self._hand_relayed)
-            self._relayed.append(data)
-
-    def _hand_relayed(self) -> None:
-        relayed, self._relayed = self._relayed, deque()
-        if self._sink is not None:
-            for datagram in relayed:
-                self._sink.run_received(datagram, len(datagram))
-            self._sink.runs_ended()
-
-    def _take_early(self, data: bytes, address: Address) -> None:
-        if address not in self._checked:
-            self._hold(data, address)
-        elif self._queue.qsize() >= EARLY_QUEUE:
-            self.drops.overflow += 1
-        else:
-            self._queue.put_nowait((data, COMPONENT))
-
-    def _hold(self, data: bytes, address: Address) -> None:
-        """Keep payload that comes before its address has proved itself, if that is still being found out.
-
-        So it is with the address of a candidate, and with one whose checks are good but wait for `connect`.
-        """
-        if self._sink is None and (
-            address in self._named or any(source == address for _, source, _ in self._early_checks)
-        ):
-            self._held.append((data, address))
-        else:
-            self.drops.stranger += 1
-
-    def _trust(self, address: Address) -> None:
-        """``address`` has passed an authenticated check."""
-        if address not in self._checked:
-            self._checked.add(address)
-            held, self._held = self._held, deque(maxlen=MAX_HELD_DATAGRAMS)
-            for data, source in held:
-                self._take_early(data, source)  # of other addresses: held again
+        self._payload.one_received(data, address)
 
     def attach(self, sink: RunSink) -> None:
-        """DTLS is up: hand what was queued to ``sink``, and everything from now on, in the order of arrival.
+        """DTLS is up: hand it what was queued, and everything from now on.
 
         The queue then only says, by waking whoever reads from it, that the connection has ended.
         """
-        self._held.clear()
-        self._sink = sink
-        ended = False
-        while not self._queue.empty():
-            item = self._queue.get_nowait()
-            if item is None:
-                ended = True
-            else:
-                sink.run_received(item[0], len(item[0]))
-        if ended:
-            self._queue.put_nowait(None)
-        sink.runs_ended()
+        self._payload.attach(sink)
 
     def detach(self) -> None:
         """Hand out nothing any more."""
-        self._sink = None
+        self._payload.detach()
 
     def wake(self) -> None:
         """End the wait of whoever reads from the queue, with a ConnectionError."""
@@ -512,7 +428,7 @@ class IceConnection(Connection):
     async def close(self) -> None:
         """Close all sockets and end all tasks; relayed ones are given a moment to say goodbye to their server."""
         self._closing = True
-        self._sink = None
+        self._payload.detach()
         await self._gathering.stop()
         relays = [p for p in self._protocols if p.local_candidate.type == "relay"]
         for protocol in relays:

@@ -98,7 +98,7 @@ async def test_a_datagram_of_a_stranger_costs_the_same_however_many_candidates_t
         candidate = parse_candidate(f"candidate:1 1 udp 2130706431 127.0.0.1 {port} typ host", ANYWHERE)
         assert candidate is not None
         connection.add_candidate(candidate)
-        costs.append(lines(lambda: connection.run_received(bytes([22] * 50), 50, ("203.0.113.9", 5000)), "rtc/ice.py"))
+        costs.append(lines(lambda: connection.run_received(bytes([22] * 50), 50, ("203.0.113.9", 5000)), "rtc"))
     assert connection.drops.stranger == MAX_CANDIDATES
     assert costs[-1] == costs[0]
     await connection.close()

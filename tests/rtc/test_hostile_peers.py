@@ -21,7 +21,7 @@ from aiortc.rtcsctptransport import (
 from OpenSSL import SSL
 
 from mxrtc_bridge.rtc.certificates import DtlsCertificate, make_certificate
-from mxrtc_bridge.rtc.ice import EARLY_QUEUE
+from mxrtc_bridge.rtc.incoming_payload import EARLY_QUEUE
 from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.sctp import dcep
 from mxrtc_bridge.sctp.association import Association
@@ -139,7 +139,7 @@ async def test_handshake_that_overtakes_the_end_of_its_check_is_kept_until_then(
     assert ice._queue.empty()
     ice.payload_received(b"from elsewhere", ("127.0.0.1", 1))
     assert ice.drops.stranger == 1
-    ice._trust(address)
+    ice._payload.trust(address)
     assert [ice._queue.get_nowait() for _ in range(ice._queue.qsize())] == [
         (bytes([22, number]), 1) for number in range(84, 100)
     ]
@@ -155,11 +155,11 @@ async def test_handshake_that_comes_before_the_answer_is_kept() -> None:
         while not caller._ice._early_checks:
             await asyncio.sleep(0.01)
     caller._ice.payload_received(bytes([22]) + bytes(20), ("127.0.0.1", answer.candidates[0].port))
-    assert (len(caller._ice._held), caller.drops.stranger) == (1, 0)
+    assert (caller._ice._payload.held, caller.drops.stranger) == (1, 0)
     assert caller._ice._queue.empty()
     caller.apply_answer(answer)
     await asyncio.gather(caller.connect(), connecting)
-    assert len(caller._ice._held) == 0
+    assert caller._ice._payload.held == 0
     assert caller.drops.stranger == 0
     await asyncio.gather(caller.close(), callee.close())
 
