@@ -6,6 +6,7 @@ WORKDIR /src
 RUN python -m venv /opt/mxrtc
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY docs/man ./docs/man
+COPY completions ./completions
 COPY mxrtc_bridge ./mxrtc_bridge
 # The versions that the tests have run with. Nothing is compiled: a dependency without a ready-made wheel stops the build
 # instead of bringing in a compiler.

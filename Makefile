@@ -133,7 +133,7 @@ COMPILED := build/compiled
 compiled: $(TEST_READY)
 	rm -rf $(COMPILED)
 	mkdir -p $(COMPILED)/source
-	cp -R pyproject.toml README.md LICENSE mxrtc_bridge $(COMPILED)/source
+	cp -R pyproject.toml README.md LICENSE completions mxrtc_bridge $(COMPILED)/source
 	mkdir $(COMPILED)/source/docs && cp -R docs/man $(COMPILED)/source/docs
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(COMPILED) ./$(COMPILED)/source
 	cd $(COMPILED) && ../../$(BIN)/python -m zipfile -e *.whl . && ln -s ../../tests tests && cp ../../pyproject.toml .

@@ -71,7 +71,15 @@ def test_the_image_is_made_from_named_versions_and_existing_files() -> None:
         if name == "COPY" and not value.startswith("--")
         for source in value.split()[:-1]
     ]
-    assert sources == ["pyproject.toml", "constraints.txt", "README.md", "LICENSE", "docs/man", "mxrtc_bridge"]
+    assert sources == [
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+        "LICENSE",
+        "docs/man",
+        "completions",
+        "mxrtc_bridge",
+    ]
     assert [source for source in sources if not (ROOT / source).exists()] == []
 
 

@@ -35,7 +35,10 @@ from tests.cli.test_loading import reached_by_the_client
 
 pytestmark = pytest.mark.real
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+SHARED = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+"""Folders of the tree whose files are put beside the package: where manual pages and completions are looked for."""
 
 
 def build(source: Path, folder: Path, *kinds: str) -> None:
@@ -96,15 +99,17 @@ def test_the_tree_builds_the_same_wheel_as_the_sdist(wheel: Path, tmp_path: Path
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
-def test_the_wheel_holds_the_package_its_manual_pages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_what_is_put_beside_it_and_nothing_else(wheel: Path) -> None:
     version = PROJECT["name"].replace("-", "_") + "-" + wheel.name.split("-")[1]
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
-        pages = {name for name in archive.namelist() if ".data/" in name}
+        shared = {name for name in archive.namelist() if ".data/" in name}
         modules = {name for name in archive.namelist() if name.startswith("mxrtc_bridge/")}
         metadata = HeaderParser().parsestr(archive.read(f"{version}.dist-info/METADATA").decode())
     assert tops == {"mxrtc_bridge", f"{version}.dist-info", f"{version}.data"}
-    assert pages == {f"{version}.data/data/share/man/man1/{program}.1" for program in PROJECT["scripts"]}
+    assert shared == {
+        f"{version}.data/data/{to}/{file.name}" for place, to in SHARED.items() for file in (ROOT / place).iterdir()
+    }
     tracked = subprocess.run(["git", "ls-files", "mxrtc_bridge"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert modules == set(tracked.stdout.split())
     assert {"bridge", "postgres", "demo"} <= set(metadata.get_all("Provides-Extra", []))

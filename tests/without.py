@@ -10,23 +10,28 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from typing import Any
 
 
-class Missing:
-    """Finds none of the modules of these names, whether they are installed or not."""
+class Lacking:
+    """A finder that finds none of the modules of some names, whether they are installed or not."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, finder: Any, names: Sequence[str]) -> None:
+        self._finder = finder
         self._names = frozenset(names)
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name.partition(".")[0] in self._names:
-            raise ModuleNotFoundError(f"No module named {name!r}: hidden by a test", name=name)
-        return None
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        hidden = name.partition(".")[0] in self._names
+        return None if hidden else self._finder.find_spec(name, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
 
 
 def main() -> None:
     sys.path.pop(0)  # the folder of the tests
-    sys.meta_path.insert(0, Missing(sys.argv.pop(1).split(",")))
+    names = sys.argv.pop(1).split(",")
+    sys.meta_path[:] = [Lacking(finder, names) for finder in sys.meta_path]
     if sys.argv[1:2] == ["--import"]:
         for name in sys.argv[2].split(","):
             importlib.import_module(name)
