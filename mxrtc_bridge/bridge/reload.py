@@ -27,6 +27,7 @@ from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.settled import PATIENCE_S, QUIET_S, load_settled
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.ids import localpart_of
 
 log = logging.getLogger(__name__)
 
@@ -321,10 +322,20 @@ def _settle(rest: _Rest) -> None:
 
 
 _RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
-    "homeserver": lambda config: config.homeserver,
-    "appservice": lambda config: config.appservice,
+    "homeserver.address": lambda config: config.homeserver.address,
+    "homeserver.domain": lambda config: config.homeserver.domain,
+    "appservice.id": lambda config: config.appservice.id,
+    "appservice.listen": lambda config: config.appservice.listen,
+    "appservice.url": lambda config: config.appservice.url,
+    "appservice.bot": lambda config: localpart_of(config.appservice.bot),
+    "appservice.peer_prefix": lambda config: config.appservice.peer_prefix,
+    "appservice.sender_localpart": lambda config: config.appservice.sender_localpart,
+    "appservice.hs_token": lambda config: config.appservice.hs_token,
+    "appservice.as_token": lambda config: config.appservice.as_token,
     "database": lambda config: config.database,
-    "audit": lambda config: config.audit,
+    "audit.file": lambda config: config.audit.file,
+    "audit.max_size": lambda config: config.audit.max_bytes,
+    "audit.keep": lambda config: config.audit.keep,
     "control": lambda config: config.control_socket,
     "metrics.listen": lambda config: config.metrics_listen,
     "logging.level": lambda config: config.log_level,
@@ -332,6 +343,10 @@ _RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "encryption.key": lambda config: (config.encryption.key, config.encryption.key_file),
     "encryption.receive": lambda config: config.encryption.announced,
 }
+_REGISTERED = {"homeserver.domain", "encryption.receive"} | {
+    key for key in _RESTART_ONLY if key.startswith("appservice.") and key != "appservice.listen"
+}
+"""Keys that the registration repeats to the homeserver."""
 
 
 def restart_only(started_with: Config, now: Config) -> list[str]:
@@ -344,6 +359,11 @@ def _outcome(rest: _Rest) -> str:
     if rest.later:
         keys = _list(rest.later)
         said += f" A change of {keys} takes effect after a restart only; until then the old value is used."
+        if told := [key for key in rest.later if key in _REGISTERED]:
+            said += (
+                f" The homeserver must be told of {_list(told)} as well: give it the new registration "
+                "(mxrtc-bridge registration), and restart it."
+            )
     return said
 
 

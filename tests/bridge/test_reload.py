@@ -9,14 +9,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mxrtc_bridge.bridge import reload as reload_module
-from mxrtc_bridge.bridge.reload import Reload, ReloadStep
-from mxrtc_bridge.config import settled
+from mxrtc_bridge.bridge.reload import Reload, ReloadStep, restart_only
+from mxrtc_bridge.config import schema, settled
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.settled import load_settled
+from mxrtc_bridge.config.validation_errors import keys_of
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from tests.config.samples import GOOD, changed, load, text_of
 from tests.waiting import until
@@ -47,6 +49,7 @@ class Bench:
             rest_s=0.1,
             cancel_s=0.1,
             quiet_s=0.0,
+            restart_only=lambda config: restart_only(load(GOOD), config),
         )
 
     async def ask(self) -> str:
@@ -325,3 +328,71 @@ def test_file_that_never_rests_is_refused_within_seconds(tmp_path: Path) -> None
 
     with pytest.raises(ConfigError, match="changes all the time"):
         load_settled(path, read, patience_s=0.3)
+
+
+RESTART: dict[str, Any] = {
+    "homeserver.address": "http://127.0.0.1:8009",
+    "homeserver.domain": "example.com",
+    "appservice.id": "another",
+    "appservice.listen": "unix:/run/mxrtc/as.sock",
+    "appservice.url": "http://127.0.0.1:29352",
+    "appservice.bot": "bot",
+    "appservice.peer_prefix": "r_",
+    "appservice.sender_localpart": "mxrtcabc",
+    "appservice.hs_token": "another-hs-token-for-the-tests",
+    "appservice.as_token": "another-as-token-for-the-tests",
+    "database": "sqlite:another.db",
+    "audit.file": "another.jsonl",
+    "audit.max_size": "2MiB",
+    "audit.keep": 7,
+    "control.socket": "another.sock",
+    "metrics.listen": "127.0.0.1:29351",
+    "logging.level": "debug",
+    "encryption.enabled": "off",
+    "encryption.key": "another key that is long enough for it",
+    "encryption.receive": "transactions",
+}
+FOLLOW = {
+    "appservice.listen": ["appservice.url"],  # which is given, as no homeserver reaches a socket
+    "database": ["audit.file", "control", "encryption.key"],  # which lie beside it
+}
+TOLD = {"homeserver.domain", "encryption.receive", *(key for key in RESTART if key.startswith("appservice."))}
+
+
+def test_every_key_of_what_is_told_once_is_in_the_table() -> None:
+    wanted = {
+        f"{section}.{key}"
+        for section, model in (
+            ("homeserver", schema.HomeserverSection),
+            ("appservice", schema.AppserviceSection),
+            ("audit", schema.AuditSection),
+        )
+        for key in keys_of(model)
+        if not key.endswith("_file")
+    }
+    assert wanted - set(RESTART) == set()
+
+
+@pytest.mark.parametrize("key", RESTART)
+async def test_a_reload_names_the_key_that_needs_a_restart_and_what_the_homeserver_must_be_told(
+    bench: Bench, key: str
+) -> None:
+    data = changed(*key.split("."), to=RESTART[key])
+    if key == "appservice.listen":
+        data["appservice"]["url"] = "http://127.0.0.1:1"
+    if key == "database":
+        data["database"] = "sqlite:/var/lib/another/place.db"
+    if key == "homeserver.domain":
+        data["homeserver"]["domain"] = "example.com"
+    bench.reads.append(lambda: load(data))
+    said = await bench.ask()
+    keys = {"control" if each.startswith("control") else each: None for each in (key, *FOLLOW.get(key, []))}
+    assert f" A change of {', '.join(keys)} takes effect after a restart only" in said
+    told = [each for each in keys if each in TOLD and each != "appservice.listen"]
+    assert (f"must be told of {', '.join(told)} as well" in said) == bool(told)
+    assert ("must be told" in said) == bool(told)
+
+
+async def test_a_reload_says_nothing_of_a_restart_where_none_is_needed(bench: Bench) -> None:
+    bench.reads.append(lambda: config_named("another"))
+    assert "restart" not in await bench.ask()
