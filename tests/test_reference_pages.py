@@ -132,7 +132,7 @@ def _has_test(path: Path, name: str) -> bool:
 
 
 BASE = """
-version: 1
+version: 2
 homeserver: {address: "http://127.0.0.1:8008", domain: example.test}
 appservice: {hs_token: 0123456789abcdef0123, as_token: 123456789abcdef01234}
 peers:

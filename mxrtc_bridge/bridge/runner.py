@@ -20,6 +20,7 @@ from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.values import LATEST_VERSION
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.virtual_users import Consent
@@ -90,6 +91,13 @@ async def run(
         MxrtcError: it could not start, or cannot go on; the message says why and what to do.
     """
     ours = [profile.user_id for profile in profiles(config)]
+    if config.version < LATEST_VERSION:
+        log.warning(
+            "the configuration is written in version %d and is read as it was meant then; to have it in version %d: "
+            "mxrtc-bridge config upgrade",
+            config.version,
+            LATEST_VERSION,
+        )
     for user in sorted(consent.adopt.difference(ours)):
         raise ConfigError(f"--adopt {user}: by the configuration there is no such user; there are {', '.join(ours)}")
     stop, reload, bound = asyncio.Event(), asyncio.Event(), LastBound(leave)

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from mxrtc_bridge.config.schema import HomeserverSection, LimitsSection, RoomsSection
-from mxrtc_bridge.config.values import Listen
+from mxrtc_bridge.config.values import LATEST_VERSION, Listen
 from mxrtc_bridge.core.access.policy import Decision, Grant, Policy, RoomSubject, Subject
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.crypto.records import Trust
@@ -159,6 +159,8 @@ class Config:
     rooms: RoomsSection = field(default_factory=RoomsSection)
     policy_lists: tuple[RoomId, ...] = ()
     """Rooms that hold policy lists."""
+    version: int = LATEST_VERSION
+    """Of the format in which the file is written; what it says is the same in each."""
     _policy: Policy = field(init=False, repr=False, compare=False)
     grantable_to: frozenset[Subject] = field(init=False, repr=False, compare=False)
     """To whom any service may be given while the bridge runs."""

@@ -10,6 +10,7 @@ from mxrtc_bridge.config.problems import KeyPath, Problem, quoted
 from mxrtc_bridge.config.registration import random_sender, random_token
 from mxrtc_bridge.config.schema import Root
 from mxrtc_bridge.config.service_edits import settings_of
+from mxrtc_bridge.config.values import LATEST_VERSION
 from mxrtc_bridge.config.yaml_reader import Value
 from mxrtc_bridge.config.yaml_writer import Off, section
 
@@ -34,7 +35,7 @@ _NEW_HEAD = """\
 """
 
 _EXAMPLE: dict[str, Any] = {
-    "version": 1,
+    "version": LATEST_VERSION,
     "homeserver": {"address": "http://127.0.0.1:8008", "domain": DOMAIN},
     "appservice": {
         "url": Off("http://127.0.0.1:29350"),
@@ -151,7 +152,7 @@ def new_config(wishes: InitAnswers) -> str:
         ValueError: a target is none.
     """
     values: dict[str, Any] = {
-        "version": 1,
+        "version": LATEST_VERSION,
         "homeserver": {"address": wishes.address, "domain": wishes.domain},
         "appservice": {
             "listen": wishes.listen,

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.secrets import exposure
-from mxrtc_bridge.config.values import Listen, TcpListen, parse_address
+from mxrtc_bridge.config.values import LATEST_VERSION, Listen, TcpListen, parse_address
 from mxrtc_bridge.core.access.policy import Everyone, Grant, GuestAccounts, Service
 from mxrtc_bridge.core.access.targets import FilesTarget, TcpTarget
 from mxrtc_bridge.core.files.names import NamePolicy
@@ -31,6 +31,7 @@ def inspect(config: Config, now_ms: int) -> list[Finding]:
     """
     return [
         *_summary(config),
+        *_version(config),
         *_rules(config, now_ms),
         *_admins(config),
         *_targets(config),
@@ -51,6 +52,12 @@ def _summary(config: Config) -> Iterator[Finding]:
     yield Finding(
         Level.OK, f"the configuration {config.path} can be used ({counts}, tests passed: {len(config.tests)})"
     )
+
+
+def _version(config: Config) -> Iterator[Finding]:
+    if config.version < LATEST_VERSION:
+        what = f"the file is written in version {config.version} of the format, and is read as it was meant then"
+        yield _warn(what, f"to have it in version {LATEST_VERSION}: mxrtc-bridge config upgrade")
 
 
 def _rules(config: Config, now_ms: int) -> Iterator[Finding]:

@@ -25,7 +25,8 @@ from mxrtc_bridge.config.example import placeholder_problems
 from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
 from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.config.validation_errors import keys_of, problems_from, unknown_key
-from mxrtc_bridge.config.values import parse_listen
+from mxrtc_bridge.config.values import LATEST_VERSION, parse_listen
+from mxrtc_bridge.config.versions import upgraded, version_of
 from mxrtc_bridge.config.yaml_reader import Document, Value, read_yaml
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import RoomId, folded, parse_user_id
@@ -106,6 +107,7 @@ class _Reader:
             self._complain((), f"{found}; begin with `mxrtc-bridge init`, or with `mxrtc-bridge example-config`")
             return None
         self.problems += placeholder_problems(data)
+        data = upgraded(data)
         self._validate(data)
         self.problems += access.reference_problems(data)
         config = self._build()
@@ -128,7 +130,9 @@ class _Reader:
                     located = problems_from(error.errors(include_url=False), prefix=(name,))
                     self.problems += located
             elif field.is_required():
-                self._complain((name,), "this section is missing" if name != "version" else "write version: 1")
+                self._complain(
+                    (name,), "this section is missing" if name != "version" else f"write version: {LATEST_VERSION}"
+                )
             else:
                 self._sections[name] = field.get_default()
 
@@ -180,6 +184,7 @@ class _Reader:
             admins=frozenset(folded(parse_user_id(user)) for user in sections["admins"]),
             rooms=sections["rooms"],
             policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
+            version=version_of(self._document.data),
         )
 
     def _holds_secret(self) -> bool:

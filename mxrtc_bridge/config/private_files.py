@@ -22,6 +22,8 @@ from mxrtc_bridge.core.errors import ConfigError, LocalError
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+MAX_COPIES = 99
+"""Of a file beside it."""
 MAX_LINKS = 40
 """As the kernel follows them."""
 _WRITE_BY_OTHERS = 0o022
@@ -195,18 +197,22 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def replace_text(path: Path, text: str, *, before: str) -> None:
+def replace_text(path: Path, text: str, *, before: str, keep_as: str | None = None) -> str | None:
     """Give a file another content at once, with the mode, owner and group that it has.
 
     Args:
         path: of the file itself, not of a link to it.
         text: the new content.
         before: the old one: a file that says something else meanwhile is not replaced.
+        keep_as: the name beside it under which the old file is kept, as it is; a number is added where that is taken.
+
+    Returns:
+        The name under which it is kept.
 
     Raises:
         ConfigError: it cannot be written, its owner cannot be kept, or somebody else has changed it.
     """
-    aside = f"{path.name}.{secrets.token_hex(8)}.new"
+    aside, kept = f"{path.name}.{secrets.token_hex(8)}.new", None
     try:
         with closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
             # Of two commands that change it at the same time, the second one would undo the first.
@@ -214,6 +220,8 @@ def replace_text(path: Path, text: str, *, before: str) -> None:
                 raise ConfigError(f"another command is changing {path}, so nothing was written; try again")
             try:
                 _write_beside(folder, path, aside, text.encode(), before)
+                if keep_as is not None:
+                    kept = _second_name(folder, path.name, keep_as)
                 os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
             finally:
@@ -221,10 +229,32 @@ def replace_text(path: Path, text: str, *, before: str) -> None:
                     os.unlink(aside, dir_fd=folder)
     except OSError as error:
         why = error.strerror
-        if error.errno == errno.EBUSY:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
             # As containers often have it. Written in its place, it would be half there for whoever reads it meanwhile.
             why = "it is mounted by itself, without its folder; edit it where it comes from, or mount the folder"
         raise ConfigError(f"{path} cannot be written: {why}") from None
+    return kept
+
+
+def _second_name(folder: int, name: str, wanted: str) -> str:
+    """Give a file another name beside its own: whoever owns it, and its mode, stay as they are without being asked.
+
+    Raises:
+        ConfigError: too many names are taken.
+    """
+    for number in range(1, MAX_COPIES + 1):
+        other = wanted if number == 1 else f"{wanted}.{number}"
+        with contextlib.suppress(FileExistsError):
+            os.link(name, other, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            return other
+        # Of an attempt that was cut off before the file got its new content.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(
+                os.stat(name, dir_fd=folder, follow_symlinks=False),
+                os.stat(other, dir_fd=folder, follow_symlinks=False),
+            ):
+                return other
+    raise ConfigError(f"{wanted} and {MAX_COPIES - 1} more copies of {name} are there already; remove some")
 
 
 def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str) -> None:

@@ -414,8 +414,9 @@ class LoggingSection(Section):
 class Root(Section):
     """The whole file."""
 
-    version: Literal[1]
-    """Version of this format."""
+    version: Annotated[int, AfterValidator(values.parse_version), Kind("number")]
+    """Version of this format. In a file of an earlier one, what is left out means what it meant then:
+    `mxrtc-bridge config upgrade` writes it down."""
     homeserver: HomeserverSection
     """The homeserver that the bridge belongs to."""
     appservice: AppserviceSection

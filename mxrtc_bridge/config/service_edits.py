@@ -13,7 +13,6 @@ from mxrtc_bridge.config import yaml_editor
 from mxrtc_bridge.config.problems import KeyPath
 from mxrtc_bridge.config.values import parse_directory, parse_target
 from mxrtc_bridge.config.yaml_reader import read_yaml
-from mxrtc_bridge.core.errors import ConfigError
 
 _MAX_RULE_NAME = 63
 _DIRECTIONS = {"inbox": "receive", "share": "send"}
@@ -59,7 +58,7 @@ def add_service(text: str, peer: str, service: str, settings: Mapping[str, Any],
         grant = {"id": _free_id(f"{peer}-{service}", grants), "from": list(subjects), "to": [f"{peer}/{service}"]}
         text = yaml_editor.insert(text, ("grants", len(grants)), grant)
         grants.append(grant)
-    return _checked(text, wanted)
+    return yaml_editor.checked(text, wanted)
 
 
 def remove_service(text: str, peer: str, service: str) -> str:
@@ -77,7 +76,7 @@ def remove_service(text: str, peer: str, service: str) -> str:
     """
     data = _data(text)
     paths = frozenset(_paths_about(data, peer, service))
-    return _checked(yaml_editor.remove(text, paths), _without(data, paths, ()))
+    return yaml_editor.checked(yaml_editor.remove(text, paths), _without(data, paths, ()))
 
 
 def _data(text: str) -> dict[str, Any]:
@@ -125,10 +124,3 @@ def _without(value: Any, paths: frozenset[KeyPath], here: KeyPath) -> Any:
         items = [_without(item, paths, (*here, index)) for index, item in enumerate(value)]
         return [item for item in items if item is not None] or (value and None)
     return value
-
-
-def _checked(text: str, wanted: Mapping[str, Any]) -> str:
-    document = read_yaml(text)
-    if document.problems or document.data != wanted:
-        raise ConfigError("the configuration is written in a form that this command cannot change; edit it by hand")
-    return text

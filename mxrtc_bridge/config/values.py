@@ -38,6 +38,8 @@ _NOT_FOR_CALLERS = frozenset(
     | {"/var", "/var/lib", "/var/log"}
 )
 
+LATEST_VERSION = 2
+"""Of the format of the configuration; earlier ones are read as well (:mod:`mxrtc_bridge.config.versions`)."""
 MAX_SIZE = 2**53 - 1
 """Largest size that the file protocol can name."""
 MAX_UNIX_PATH = 107
@@ -68,6 +70,22 @@ class UnixListen:
 
 
 Listen = TcpListen | UnixListen
+
+
+def parse_version(version: int) -> int:
+    """Judge the version that a file says it has.
+
+    Raises:
+        ValueError: there is none of that number, or a later program has made it.
+    """
+    if version > LATEST_VERSION:
+        raise ValueError(
+            f"{version} is of a newer mxrtc-bridge, and this one knows up to {LATEST_VERSION}; "
+            "upgrade the program, or put back the copy that `mxrtc-bridge config upgrade` has kept"
+        )
+    if version < 1:
+        raise ValueError(f"{version} is no version; write {LATEST_VERSION}")
+    return version
 
 
 def parse_duration(text: object) -> float:

@@ -2,7 +2,7 @@
 
 A library that reads a document and writes it again keeps the comments but lays out the lines anew, and loses a comment
 that stands behind what is removed. Here it only says where each value begins and ends, and the text is cut there.
-What comes out is read again by whoever asked, who compares it with what was meant.
+What comes out is read again by whoever asked, and compared with what was meant (:func:`checked`).
 
 Comments above an entry stay when the entry is removed; those within it, and behind it on its last line, go with it.
 """
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 
 from mxrtc_bridge.config.problems import KeyPath
+from mxrtc_bridge.config.yaml_reader import read_yaml
 from mxrtc_bridge.config.yaml_writer import scalar
+from mxrtc_bridge.core.errors import ConfigError
 
 _DASH = re.compile("^ *-", re.MULTILINE)
 _STEP = 2
@@ -43,6 +46,33 @@ def insert(text: str, path: KeyPath, value: object) -> str:
             return _append(text, node, key, wanted)
         node = child[1]
     raise KeyError(path)
+
+
+def replace(text: str, path: KeyPath, value: object) -> str:
+    """Put another value in the place of one that is no mapping or list.
+
+    Args:
+        text: a document without mistakes.
+        path: of a value that is there.
+        value: what to put there.
+    """
+    node: Node = _compose(text)
+    for key in path:
+        assert isinstance(node, CollectionNode)
+        _, node = _children(node)[key]
+    return text[: node.start_mark.index] + scalar(value) + text[node.end_mark.index :]
+
+
+def checked(text: str, wanted: Mapping[str, Any]) -> str:
+    """Return the text if it says what was meant.
+
+    Raises:
+        ConfigError: it does not, as it is written in a form that these edits cannot change.
+    """
+    document = read_yaml(text)
+    if document.problems or document.data != wanted:
+        raise ConfigError("the configuration is written in a form that this command cannot change; edit it by hand")
+    return text
 
 
 def remove(text: str, paths: Iterable[KeyPath]) -> str:

@@ -51,7 +51,7 @@ def _config() -> Config:
     )
     peers = "\n".join(f"  p{number}:\n    services:\n{services}" for number in range(10))
     text = f"""
-version: 1
+version: 2
 homeserver: {{address: 'http://127.0.0.1:8008', domain: {SERVER}}}
 appservice: {{hs_token: hs-token-for-the-bench, as_token: as-token-for-the-bench}}
 peers:

@@ -63,7 +63,7 @@ async def _cost_ms(work: Callable[[], Awaitable[object]], times: int = 1) -> flo
 def _write_config(folder: Path, *, peers: int, services: int, members: int, grants: int = 0) -> Path:
     service = {"target": "tcp:127.0.0.1:1", "grantable_to": ["group:crowd"]}
     content = {
-        "version": 1,
+        "version": 2,
         "homeserver": {"address": "http://127.0.0.1:1", "domain": DOMAIN},
         "appservice": {"listen": "127.0.0.1:2", "as_token": "a" * 40, "hs_token": "h" * 40},
         "groups": {"crowd": [f"@u{number}:{DOMAIN}" for number in range(members)]},

@@ -140,7 +140,7 @@ class FakeHomeserver:
         """Write a configuration and load it."""
         grant = {"id": "alice", "from": [ALICE], "to": ["build/echo"]}
         content = {
-            "version": 1,
+            "version": 2,
             "homeserver": {"address": f"http://127.0.0.1:{self.port}", "domain": DOMAIN},
             "appservice": {"listen": f"127.0.0.1:{self.reserved.port}", "as_token": AS_TOKEN, "hs_token": HS_TOKEN},
             "database": f"sqlite:{self.folder / 'bridge.db'}",

@@ -131,7 +131,7 @@ class Server:
     def config(self, folder: Path, **changes: Any) -> Config:
         with PortReservation() as reserved:
             content = {
-                "version": 1,
+                "version": 2,
                 "homeserver": {"address": f"http://127.0.0.1:{self.port}", "domain": "example.org"},
                 "appservice": {"listen": f"127.0.0.1:{reserved.port}", "as_token": "as" * 24, "hs_token": "hs" * 24},
                 "database": f"sqlite:{folder / 'bridge.db'}",

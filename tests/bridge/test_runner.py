@@ -17,9 +17,13 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.bridge.runner import STOP_S, LastBound
+from mxrtc_bridge.bridge.runner import STOP_S, LastBound, run
 from mxrtc_bridge.cli.bridge.command_line import ExitCode
+from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.virtual_users import Consent
 from tests.bridge.homeserver import DOMAIN, FakeHomeserver
+from tests.config.samples import GOOD, load
 
 PROGRAM = """
 import os, sys, time
@@ -306,3 +310,15 @@ async def test_reload_that_is_asked_for_while_the_bridge_starts_is_done_when_it_
         async with running(EARLY_RELOAD.format(config=str(config.path)), tmp_path / "hangs") as bridge:
             await bridge.until("configuration reloaded")
             await bridge.until("bridge ready")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_start_says_when_the_configuration_is_of_an_earlier_version(
+    caplog: pytest.LogCaptureFixture, version: int
+) -> None:
+    strange = Consent(frozenset({UserId("@strange:example.org")}))
+    with pytest.raises(ConfigError, match="there is no such user"):
+        await run(load(GOOD | {"version": version}), strange)
+    said = "the configuration is written in version 1 and is read as it was meant then; to have it in version 2: "
+    found = [text for record in caplog.records if "config upgrade" in (text := record.getMessage())]
+    assert found == [said + "mxrtc-bridge config upgrade"] * (version == 1)

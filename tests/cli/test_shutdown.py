@@ -317,7 +317,7 @@ def test_the_commands_of_admins_end_at_once(each: signal.Signals, tmp_path: Path
     with silent_server(waiting):
         address = json.loads((tmp_path / "state" / "login.json").read_text())["homeserver"]
         config = {
-            "version": 1,
+            "version": 2,
             "homeserver": {"address": address, "domain": "example.test"},
             "appservice": {"listen": "127.0.0.1:1", "as_token": "as" * 24, "hs_token": "hs" * 24},
             "database": f"sqlite:{tmp_path / 'bridge.db'}",

@@ -16,7 +16,7 @@ HS_TOKEN = "hs-token-for-the-tests"
 AS_TOKEN = "as-token-for-the-tests"
 
 GOOD: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "homeserver": {"address": "http://127.0.0.1:8008", "domain": "example.org"},
     "appservice": {"hs_token": HS_TOKEN, "as_token": AS_TOKEN},
     "peers": {

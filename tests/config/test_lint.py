@@ -9,6 +9,7 @@ import pytest
 
 from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.config.problems import Finding, Level
+from mxrtc_bridge.config.values import LATEST_VERSION
 from tests.other_user import as_other, needs_root, public_directory
 
 from .samples import GOOD, changed, load
@@ -133,7 +134,7 @@ def test_a_database_in_a_folder_that_is_closed_to_the_user_is_a_failure() -> Non
 def test_the_good_sample_has_only_warnings() -> None:
     levels = {f.level for f in findings(changed("database", to="postgres://localhost/x"))}
     assert levels == {Level.OK, Level.WARN}
-    assert GOOD["version"] == 1
+    assert GOOD["version"] == LATEST_VERSION
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,10 @@ def in_group_of_service(member: str) -> dict[str, Any]:
 TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a missing section", {k: v for k, v in GOOD.items() if k != "homeserver"},
      "line 1: homeserver: this section is missing"),
-    ("a missing version", {k: v for k, v in GOOD.items() if k != "version"}, "line 1: version: write version: 1"),
-    ("another version", changed("version", to=2), "line 1: version: '2' is not one of: 1"),
+    ("a missing version", {k: v for k, v in GOOD.items() if k != "version"}, "line 1: version: write version: 2"),
+    ("a newer version", changed("version", to=3),
+     ("line 1: version: 3 is of a newer mxrtc-bridge, and this one knows up to 2; "
+     "upgrade the program, or put back the copy that `mxrtc-bridge config upgrade` has kept")),
     ("a missing key", changed("homeserver", to={"address": "http://x.test"}),
      "line 2: homeserver.domain: this key is missing"),
     ("an unknown section", changed("grant", to=[]),

@@ -13,7 +13,7 @@ FORMS = {
     "each section on one line": text_of(GOOD),
     "in lines": """\
 # Ours.
-version: 1
+version: 2
 homeserver: {address: "http://127.0.0.1:8008", domain: example.org}
 appservice: {hs_token: hs-token-for-the-tests, as_token: as-token-for-the-tests}
 peers:

@@ -6,13 +6,15 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.config.problems import KeyPath
-from mxrtc_bridge.config.yaml_editor import insert, remove
+from mxrtc_bridge.config.yaml_editor import checked, insert, remove, replace
 from mxrtc_bridge.config.yaml_reader import read_yaml
 from mxrtc_bridge.config.yaml_writer import scalar
+from mxrtc_bridge.core.errors import ConfigError
 
 words = st.sampled_from(["a", "b", "ssh", "@x:example.org", "no", "12", "#", "a: b", "it's", "\U0001f600", "x,y", "é"])
 values = st.recursive(
@@ -169,3 +171,19 @@ def test_parents_that_are_missing_are_made() -> None:
     assert insert("version: 1\n# end\n", ("peers", "build", "services", "ssh"), value) == f"version: 1\n{made}# end\n"
     assert insert("version: 1", ("grants", 0), {"id": "a"}) == "version: 1\ngrants:\n  - {id: a}\n"
     assert insert("version: 1\ngrants: []  # none\n", ("grants", 0), "a") == "version: 1\ngrants: [a]  # none\n"
+
+
+@given(st.sampled_from(["1", "'1'", '"x # y"', "abc", "{a: 1}"]), st.sampled_from([2, "two: #", True]))
+def test_a_value_is_replaced_where_it_stands(old: str, new: object) -> None:
+    text = "# first\na:\n  - b\n  - version: OLD  # why\n    c: OLD\nlast: [OLD]\n".replace("OLD", old)
+    for path, count in ((("a", 1, "version"), 0), (("a", 1, "c"), 1), (("last", 0), 2)):
+        parts = text.split(old)
+        parts[count : count + 2] = [parts[count] + scalar(new) + parts[count + 1]]
+        assert replace(text, path, new) == old.join(parts)
+
+
+def test_what_does_not_say_what_was_meant_is_not_returned() -> None:
+    assert checked("a: 1\n", {"a": 1}) == "a: 1\n"
+    for text in ("a: 2\n", "a: 1\na: 1\n", "a: [\n"):
+        with pytest.raises(ConfigError, match="edit it by hand"):
+            checked(text, {"a": 1})

@@ -123,7 +123,7 @@ class World:
         import json
 
         config = {
-            "version": 1,
+            "version": 2,
             "homeserver": {"address": self.homeserver.url, "domain": self.homeserver.server_name},
             "appservice": {
                 "listen": f"127.0.0.1:{self._as_port.port}",

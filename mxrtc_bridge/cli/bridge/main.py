@@ -29,6 +29,7 @@ from mxrtc_bridge.cli.bridge.admin import COMMANDS
 from mxrtc_bridge.cli.bridge.audit import audit_command
 from mxrtc_bridge.cli.bridge.check import check_command
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, socket_option
+from mxrtc_bridge.cli.bridge.config_file import config_group
 from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
@@ -82,6 +83,7 @@ for each in (
     add_command,
     remove_command,
     list_command,
+    config_group,
     check_command,
     audit_command,
     identity_command,

@@ -6,23 +6,19 @@ What an edit would make of the file is checked before it is written, and the run
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mxrtc_bridge.cli.bridge import completing
-from mxrtc_bridge.cli.bridge.acting import acting_as_owner, load_as_owner
+from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.admin import Columns, Row, run_words, show_rows
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
+from mxrtc_bridge.cli.bridge.editing import edit_config
 from mxrtc_bridge.config.config import Config
-from mxrtc_bridge.config.loader import load_config, parse_config
-from mxrtc_bridge.config.private_files import replace_text
 from mxrtc_bridge.config.problems import near_miss
-from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.config.service_edits import add_service, remove_service, settings_of
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.errors import ConfigError, LocalError
@@ -87,15 +83,15 @@ def add_command(path: Path, socket: Path | None, allow: tuple[str, ...], name: s
     """
     settings, subjects = service_settings(target), [checked_subject(each) for each in allow]
 
-    def change(config: Config, text: str) -> tuple[str, str, str]:
+    def change(config: Config, text: str) -> tuple[str, tuple[str, str]]:
         peer, service = _place(config, name)
         if config.service(config.peer_id(peer), service) is not None:
             raise click.UsageError(
                 f"{peer}/{service} is there already; to replace it: mxrtc-bridge remove {peer}/{service}"
             )
-        return add_service(text, peer, service, settings, subjects), peer, service
+        return add_service(text, peer, service, settings, subjects), (peer, service)
 
-    config, peer, service = _change(path, change)
+    config, (peer, service), _ = edit_config(path, change)
     who = ", ".join(_who(config, peer, service))
     click.echo(f"Added {peer}/{service}. Who may use it: {who or 'nobody'}.")
     if not who:
@@ -114,11 +110,11 @@ def remove_command(path: Path, socket: Path | None, name: str) -> int:
     services goes as well.
     """
 
-    def change(config: Config, text: str) -> tuple[str, str, str]:
+    def change(config: Config, text: str) -> tuple[str, tuple[str, str]]:
         peer, service = _existing(config, name)
-        return remove_service(text, peer, service), peer, service
+        return remove_service(text, peer, service), (peer, service)
 
-    config, peer, service = _change(path, change)
+    config, (peer, service), _ = edit_config(path, change)
     gone = "" if config.peer_id(peer) in config.peers else f" and the peer {peer}, which has no other"
     click.echo(f"Removed {peer}/{service}{gone}.")
     return _reload(path, socket)
@@ -158,27 +154,6 @@ def _who(config: Config, peer: str, service: str) -> list[str]:
     wanted, now_ms = Service(config.peer_id(peer), ServiceName(service)), time.time_ns() // 1_000_000
     grants = (grant for grant in config.grants if wanted in grant.services and grant.in_force(now_ms))
     return sorted({str(subject) for grant in grants for subject in grant.subjects})
-
-
-def _change(path: Path, change: Callable[[Config, str], tuple[str, str, str]]) -> tuple[Config, str, str]:
-    """Edit the file, and return what it says now, and the names of the peer and the service.
-
-    Raises:
-        ConfigError: the file cannot be read or written, or has mistakes, before or after.
-    """
-    with acting_as_owner(path):
-        # What is edited is what was checked: the text is read once more, and compared when it is replaced.
-        text, before = read_file(path).text, load_config(path)
-        after, peer, service = change(before, text)
-        try:
-            config = parse_config(after, path.absolute(), os.environ)
-        except ConfigError as error:
-            raise ConfigError(f"nothing was written, because with this change {error}") from None
-        real = path.resolve()
-    # Who may write into its folder decides what is there.
-    with acting_as_owner(real.parent):
-        replace_text(real, after, before=text)
-    return config, peer, service
 
 
 def _place(config: Config, name: str) -> tuple[str, str]:
