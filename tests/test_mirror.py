@@ -50,6 +50,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
             "cli/bridge/identity.py", "cli/bridge/init.py",
         ],
     ),
+    "cli/bridge/test_systemd_setup.py": ("a service is set up as a whole", ["cli/bridge/installation.py"]),
     "cli/bridge/test_services.py": ("services are added and removed by it", ["cli/bridge/editing.py"]),
     "cli/test_shutdown.py": ("it takes signals and calls the program", ["cli/bridge/entry.py"]),
     "e2e/test_pipe.py": (

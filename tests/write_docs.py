@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from mxrtc_bridge.cli.bridge.systemd_setup import packaged
 from mxrtc_bridge.config.example import example_config
 from tests import install_commands, metrics_page, pictures
 from tests.bridge.bot import commands_page
@@ -23,6 +24,10 @@ GENERATED = {
     ROOT / "config.example.yaml": example_config,
     ROOT / "registration.yaml.example": example_registration,
     ROOT / "docs/reference/configuration.md": reference_page,
+    **{
+        ROOT / "docs/how-to" / name: partial(packaged, name)
+        for name in ("mxrtc-bridge.service", "mxrtc-bridge.sysusers.conf")
+    },
     states_page.PAGE: states_page.render,
     command_pages.USER_PAGE: command_pages.user_page,
     command_pages.ADMIN_PAGE: command_pages.admin_page,

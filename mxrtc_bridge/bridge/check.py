@@ -181,6 +181,17 @@ async def _check_listeners(config: Config, *, runs: bool) -> AsyncIterator[Findi
         yield Finding(Level.FAIL, f"the metrics: {error}", "choose another address for metrics.listen")
 
 
+async def is_registered(config: Config) -> bool:
+    """Whether the homeserver has read the registration; not, where it does not answer."""
+    policy = RequestPolicy(RetryPolicy(total_s=PATIENCE_S))
+    async with Homeserver(Transport(config.homeserver.address, config.appservice.as_token, policy)) as homeserver:
+        try:
+            await homeserver.whoami()
+        except HomeserverError:
+            return False
+    return True
+
+
 async def _check_homeserver(config: Config, homeserver: Homeserver, *, runs: bool) -> AsyncIterator[Finding]:
     address = config.homeserver.address
     try:

@@ -7,6 +7,7 @@ what is shown is the list that is there with one line more, and never a second o
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -23,6 +24,7 @@ SYNAPSE: KeyPath = ("app_service_config_files",)
 DENDRITE: KeyPath = ("app_service_api", "config_files")
 MAX_BYTES = 4 * 1024 * 1024
 """Of such a file; what packages bring has some 200 KiB, nearly all of it comments."""
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/+-]+")
 _OF_DENDRITE = "global"
 """A section that Synapse does not have."""
 _IMAGE = PurePosixPath("/data")
@@ -105,7 +107,8 @@ def list_of(registrations: tuple[str, ...], key: KeyPath = SYNAPSE) -> str:
     for part in key:
         lines.append(f"{pad}{part}:")
         pad += "  "
-    return "\n".join((*lines, *(f"{pad}- {scalar(each)}" for each in registrations)))
+    written = (each if _PLAIN_PATH.fullmatch(each) else scalar(each) for each in registrations)
+    return "\n".join((*lines, *(f"{pad}- {each}" for each in written)))
 
 
 def _compose(text: str) -> Node:

@@ -2,11 +2,13 @@
 
 Both texts are made and read back before anything is written, so that what is on disk afterwards is known to load.
 Files are private from the start, and nothing that exists is replaced without ``--force``.
+With ``--systemd`` and ``--docker`` it goes on to a service, and can be run again: it takes up what is there.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +16,9 @@ from typing import Any, TextIO
 import click
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner
-from mxrtc_bridge.cli.bridge.command_line import OF_THE_SERVICE, usual_config, usual_folder
+from mxrtc_bridge.cli.bridge.command_line import OF_THE_SERVICE, usual_folder
+from mxrtc_bridge.cli.bridge.homeserver_setup import KINDS
+from mxrtc_bridge.cli.bridge.installation import Installation
 from mxrtc_bridge.cli.bridge.services import service_settings
 from mxrtc_bridge.config import schema
 from mxrtc_bridge.config.config import Config
@@ -115,6 +119,21 @@ ICE_URI = Checked("URI", schema.IceUri)
     help="Folder to write to.",
 )
 @click.option("--force", is_flag=True, help="Replace config.yaml and registration.yaml.")
+@click.option(
+    "--homeserver",
+    "homeserver_kind",
+    type=click.Choice(list(KINDS)),
+    help="How it is installed  [default: found out]",
+)
+@click.option(
+    "--homeserver-config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Its configuration, of which the change is shown; it is not written.",
+)
+@click.option("--homeserver-user", metavar="NAME", help="User that it runs as  [default: found out]")
+@click.option("--systemd", "as_service", is_flag=True, help="Install and start a service of systemd (as root).")
+@click.option("--docker", "as_container", is_flag=True, help="Write a compose file for a container.")
 def init_command(
     *,
     address: str | None,
@@ -132,6 +151,11 @@ def init_command(
     turn_password_file: TextIO | None,
     output: Path,
     force: bool,
+    homeserver_kind: str | None,
+    homeserver_config: Path | None,
+    homeserver_user: str | None,
+    as_service: bool,
+    as_container: bool,
 ) -> int:
     """Write config.yaml and registration.yaml.
 
@@ -139,22 +163,28 @@ def init_command(
 
     Asks for what it needs; with --domain it asks nothing but the password of a TURN server. What is wrong is said when
     it is given. --service, --allow, --admin, --advertise and --turn may be given several times. Prints the lines for
-    homeserver.yaml to standard output.
+    homeserver.yaml to standard output: the list that is there, where it is found, with the new line.
+
+    With --systemd it goes on: the user mxrtc, its folder, the unit, the homeserver's copy of the registration, and a
+    start as soon as the homeserver knows the bridge. With --docker it writes a compose file for the bridge alone. Both
+    take up a configuration that is there, so they can be given again, and replace nothing.
     """
-    output = output.absolute()
-    paths = output / "config.yaml", output / "registration.yaml"
-    for path in paths:
-        if _exists(path) and not force:
-            raise click.UsageError(f"{path} exists already; use --force to replace it, or --output for another folder.")
+    installation = Installation(
+        output.absolute(), homeserver_kind, homeserver_config, homeserver_user, as_service, as_container
+    )
+    if not force and installation.can_go_on():
+        return installation.go_on()
+    paths = installation.config, installation.registration
+    _refuse_what_is_there(paths, force)
     chosen = _services(services, inbox, share)
     # Before anything is asked: a mistake later would lose the answers.
     password = _turn_password(turn, turn_username, turn_password_file)
-    if domain is None:
-        if not sys.stdin.isatty():
-            raise click.UsageError("--domain is needed when there is nobody to ask.")
+    if domain is not None:
+        wishes = InitAnswers(address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, chosen, allow)
+    elif sys.stdin.isatty():
         wishes = _ask(address, listen, peer, chosen, allow)
     else:
-        wishes = InitAnswers(address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, chosen, allow)
+        raise click.UsageError("--domain is needed when there is nobody to ask.")
     wishes = replace(
         wishes,
         admins=admins,
@@ -163,21 +193,32 @@ def init_command(
         turn_username=turn_username or "",
         turn_password=password,
     )
+    text, config = _checked(wishes, paths[0])
+    installation.make_folder(config.homeserver.domain)
+    # Who owns the folder runs the bridge there, and must be able to read them.
+    with acting_as_owner(installation.folder):
+        _write(installation.folder, paths, (text, render_registration(config, random_sender())), force)
+    click.echo(f"Wrote {paths[0]}\nand   {paths[1]} (both mode 0600).", err=True)
+    return installation.go_on()
+
+
+def _refuse_what_is_there(paths: Sequence[Path], force: bool) -> None:
+    for path in paths:
+        if _exists(path) and not force:
+            raise click.UsageError(f"{path} exists already; use --force to replace it, or --output for another folder.")
+
+
+def _checked(wishes: InitAnswers, path: Path) -> tuple[str, Config]:
+    """The text of the configuration, and what it says."""
     if wishes.peer is None and (wishes.services or wishes.allow):
         raise click.UsageError("--service, --inbox, --share and --allow belong to a peer: add --peer NAME.")
     if wishes.peer is not None and not wishes.services:
         raise click.UsageError(f"The peer {wishes.peer} needs at least one --service NAME=TARGET.")
     text = new_config(wishes)
     try:
-        config = parse_config(text, paths[0], environ={})
+        return text, parse_config(text, path, environ={})
     except ConfigError as error:
         raise click.UsageError(f"These answers make no usable configuration:\n{error}") from None
-    # Who owns the folder runs the bridge there, and must be able to read them.
-    with acting_as_owner(output):
-        _write(output, paths, (text, render_registration(config, random_sender())), force)
-    click.echo(f"app_service_config_files:\n  - {paths[1]}")
-    click.echo(_next_steps(config, paths[1]), err=True)
-    return 0
 
 
 def _services(texts: tuple[str, ...], inbox: str | None, share: str | None) -> dict[str, str]:
@@ -272,21 +313,3 @@ def _write(output: Path, paths: tuple[Path, Path], texts: tuple[str, str], force
         if not force:
             paths[0].unlink(missing_ok=True)
         raise
-
-
-def _next_steps(config: Config, registration: Path) -> str:
-    reach = [f"{peer.name}/{name}" for peer in config.peers.values() for name in sorted(peer.services)]
-    last = f"4. As a user with a right:   mxrtc connect {reach[0]} -L 2222" if reach else "4. Add peers and grants."
-    option = "" if usual_config().absolute() == config.path else f" -c {config.path}"
-    return f"""
-Wrote {config.path}
-and   {registration} (both mode 0600).
-
-1. Let the homeserver read the registration (it holds the tokens), for example with Debian's Synapse:
-     install -o matrix-synapse -m 0600 {registration} /etc/matrix-synapse/mxrtc.yaml
-   add it to homeserver.yaml under app_service_config_files (the lines above, with that path;
-   where that key is there already, add the second line to its list),
-   and restart the homeserver. It will call the bridge at {config.appservice.url}.
-2. Look for mistakes:   mxrtc-bridge check{option}
-3. Start it:            mxrtc-bridge run{option}
-{last}"""
