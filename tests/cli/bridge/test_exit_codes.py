@@ -20,7 +20,8 @@ ALICE = "@alice:example.org"
 # What each command needs to be understood.
 ON_FILES: dict[str, list[str]] = {
     "run": [], "check": [], "registration": [], "identity": [], "files": ["build/ssh"], "audit verify": [],
-    "audit key": [], "audit export": [], "config upgrade": [], "add": ["web", "tcp:127.0.0.1:80"], "remove": ["ssh"], "list": [],
+    "audit key": [], "audit export": [], "config upgrade": [],
+    "add": ["web", "tcp:127.0.0.1:80"], "remove": ["ssh"], "list": [],
 }  # fmt: skip
 OF_A_RUNNING_BRIDGE: dict[str, list[str]] = {
     "who": [], "grants": [], "requests": [], "log": [], "grant": [ALICE, "build/ssh", "--for", "1h"],
