@@ -45,7 +45,6 @@ CADDY = """
 {{
     admin off
     auto_https disable_redirects
-    persist_config off
     storage file_system {folder}/caddy
 }}
 {servers}
@@ -138,7 +137,7 @@ class Front:
 async def front(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Front]:
     async with AsyncExitStack() as stack:
         reserved = [stack.enter_context(PortReservation()) for _ in range(2)]
-        address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"  # noqa: S311
+        address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
         place = Place(address, *(each.port for each in reserved))
         certificate = tmp_path / "certificate.pem"
         make_certificate(certificate, addresses=[address])
@@ -154,7 +153,9 @@ async def front(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             homeserver = int(world.homeserver.url.rpartition(":")[2])
             text = of_this_machine(blocks(request.param.__name__), place, homeserver, bridge.port)
             command = request.param(text, place, tmp_path, certificate)
-            proxy = await stack.enter_async_context(ManagedProcess("proxy", command, folder=tmp_path))
+            proxy = await stack.enter_async_context(
+                ManagedProcess("proxy", command, folder=tmp_path, env={"XDG_CONFIG_HOME": str(tmp_path)})
+            )
             context = ssl.create_default_context(cafile=str(certificate))
             http = await stack.enter_async_context(ClientSession(connector=TCPConnector(ssl=context)))
             found = Front(world, place, http)
