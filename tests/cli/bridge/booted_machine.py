@@ -31,9 +31,11 @@ for each in etc var/lib opt; do
 done
 mount -t tmpfs none /run
 mkdir -p /run/lock /opt/python /opt/tree /opt/site
-mount --bind {python} /opt/python
-mount --bind {tree} /opt/tree
-mount --bind {site} /opt/site
+for each in python:{python} tree:{tree} site:{site}; do
+    mount --bind "${{each#*:}}" /opt/${{each%%:*}}
+    # What is done there must not be done to this machine.
+    mount -o remount,bind,ro /opt/${{each%%:*}}
+done
 mount -t proc none /proc
 # Where that of the tests looks for its library, only root may.
 echo /opt/python/lib > /etc/ld.so.conf.d/000-python.conf

@@ -190,7 +190,7 @@ def test_where_systemd_does_not_run_the_commands_are_said() -> None:
             path: status for path, status in FILES.items() if path != COPY
         }
         # A program that the user of the service cannot run is found before anything is written.
-        machine.run("sh", "-c", "rm -r /var/lib/mxrtc; chmod 700 /opt/python")
+        machine.run("sh", "-c", "rm -r /var/lib/mxrtc; chmod 700 /opt/mxrtc")
         done = machine.bridge("init", "--systemd", *answers("http://127.0.0.1:1", 29399))
         assert (done.returncode, "cannot be run by the user mxrtc" in done.stderr) == (1, True), done.stderr
         assert machine.run("ls", "-A", "/var/lib/mxrtc").stdout == ""
