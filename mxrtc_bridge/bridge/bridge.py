@@ -35,7 +35,7 @@ from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.inbox.inbox import Inbox
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
-from mxrtc_bridge.matrix.virtual_users import Consent, UsersRefusedError
+from mxrtc_bridge.matrix.virtual_users import AdminConsent, UsersRefusedError
 from mxrtc_bridge.storage.tables import Stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
@@ -77,7 +77,7 @@ class Bridge:
         self,
         config: Config,
         stores: Stores,
-        consent: Consent = Consent(),  # noqa: B008 - a value
+        consent: AdminConsent = AdminConsent(),  # noqa: B008 - a value
         clock: Clock | None = None,
         pace: Pace = Pace(),  # noqa: B008 - a value
         manager: ServiceManager | None = None,

@@ -55,7 +55,7 @@ from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.matrix.rooms.refresh import Gap
 from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
-from mxrtc_bridge.matrix.virtual_users import Consent, UserRefusal, VirtualUsers
+from mxrtc_bridge.matrix.virtual_users import AdminConsent, UserRefusal, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.aiortc_dtls import AiortcDtls
 from mxrtc_bridge.rtc.factory import PeerFactory
@@ -155,7 +155,7 @@ def build_basis(config: Config, stores: Stores, clock: Clock, pace: Pace) -> Bas
     return Basis(CurrentConfig(config), stores, clock, Metrics(), numbers, transport, homeserver, returns, pace)
 
 
-def build_access(basis: Basis, consent: Consent) -> Access:
+def build_access(basis: Basis, consent: AdminConsent) -> Access:
     """Make what decides; nobody has a right before the rooms have recalled what the last run knew."""
     config, stores, clock = basis.config, basis.stores, basis.clock
     table = GrantTable()

@@ -36,7 +36,7 @@ from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.ping import UNKNOWN_TOKEN, ping
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.rooms.successions import MAX_SUCCESSORS
-from mxrtc_bridge.matrix.virtual_users import MAX_NAMED, NOT_OUR_NAMES, Consent, VirtualUsers
+from mxrtc_bridge.matrix.virtual_users import MAX_NAMED, NOT_OUR_NAMES, AdminConsent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.sinks.connector import TargetConnector
 from mxrtc_bridge.storage.disk_space import FULL_BYTES, LOW_BYTES, space_left
@@ -259,7 +259,7 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
         homeserver,
         _Seen(seen.own_users),
         BridgeIdentities(config, transport),
-        consent=Consent(),
+        consent=AdminConsent(),
         wall_ms=lambda: 0,
         taken_over=lambda _user, _what: None,
     )

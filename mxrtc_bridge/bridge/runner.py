@@ -23,7 +23,7 @@ from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.values import LATEST_VERSION
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.matrix.virtual_users import Consent
+from mxrtc_bridge.matrix.virtual_users import AdminConsent
 from mxrtc_bridge.storage.tables import open_stores
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class LastBound:
 
 async def run(
     config: Config,
-    consent: Consent = Consent(),  # noqa: B008 - a value
+    consent: AdminConsent = AdminConsent(),  # noqa: B008 - a value
     *,
     leave: Callable[[int], object] = os._exit,
     say_failure: Callable[[Exception], int] = lambda _error: 1,

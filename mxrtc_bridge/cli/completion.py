@@ -102,7 +102,7 @@ complete --no-files --keep-order --command %(prog_name)s --arguments '(%(complet
 
 
 @dataclass(frozen=True, slots=True)
-class Typed:
+class TypedLine:
     """A line up to the cursor, as the shell will understand it."""
 
     words: tuple[str, ...]
@@ -115,7 +115,7 @@ class Typed:
     """The quotation mark that is still open there."""
 
 
-def read_line(line: str, breaks: str = "") -> Typed:
+def read_line(line: str, breaks: str = "") -> TypedLine:
     """Read a line as a shell does; total: what does not end yet is read as far as it goes.
 
     Args:
@@ -146,10 +146,10 @@ def read_line(line: str, breaks: str = "") -> Typed:
             if char in breaks and not quote:
                 # These two belong to what stands behind them (readline's rl_special_prefixes).
                 kept = len(word) - (char in "@$")
-    return Typed(tuple(words), "".join(word or ()), kept, quote)
+    return TypedLine(tuple(words), "".join(word or ()), kept, quote)
 
 
-def written_for_bash(value: str, typed: Typed) -> str | None:
+def written_for_bash(value: str, typed: TypedLine) -> str | None:
     """What bash has to insert so that the word becomes ``value``; None where it cannot be written there."""
     rest = value[typed.kept :]
     match typed.quote:
@@ -170,7 +170,7 @@ class _Shell(ShellComplete):
     def func_name(self) -> str:
         return f"_{self.prog_name.replace('-', '_')}_completion"
 
-    def _typed(self) -> Typed:
+    def _typed(self) -> TypedLine:
         return read_line(os.environ.get("_COMPLETE_LINE", ""), os.environ.get("_COMPLETE_BREAKS", ""))
 
     def get_completion_args(self) -> tuple[list[str], str]:
@@ -210,7 +210,7 @@ class Bash(_Shell):
         typed = self._typed()
         # Of `--option=value` click completes the value, and here everything behind the equals sign is a word.
         if typed.last.startswith("-") and "=" in typed.last and "=" in os.environ.get("_COMPLETE_BREAKS", ""):
-            typed = Typed(typed.words, "", 0, typed.quote)
+            typed = TypedLine(typed.words, "", 0, typed.quote)
         return written_for_bash(item.value, typed) or ""
 
 

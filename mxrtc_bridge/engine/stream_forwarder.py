@@ -7,25 +7,13 @@ the sink is paused); what the sink has not taken stays in the sink (bounded by t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream.machine import StreamMachine
+from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.engine.clock import Clock, Timer
-from mxrtc_bridge.engine.driver import ChannelDriver, Machine
+from mxrtc_bridge.engine.driver import ChannelDriver
 from mxrtc_bridge.engine.ports import Channel, Sink
-
-
-class StreamMachine(Machine[stream.Event, stream.Effect], Protocol):
-    """What both kinds of stream look like from here."""
-
-    @property
-    def unwritten(self) -> int: ...
-
-    @property
-    def sent(self) -> int: ...
-
-    @property
-    def received(self) -> int: ...
 
 
 class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
@@ -45,7 +33,7 @@ class StreamForwarder(ChannelDriver[stream.Event, stream.OtherEffect]):
 
     def __init__(
         self,
-        machine: StreamMachine,
+        machine: StreamMachine | RawStreamMachine,
         channel: Channel,
         *,
         clock: Clock,

@@ -73,7 +73,7 @@ class Identities(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Consent:
+class AdminConsent:
     """What the admin has said on purpose, for this start only."""
 
     adopt: frozenset[UserId] = frozenset()
@@ -111,7 +111,7 @@ class VirtualUsers:
         memory: Memory,
         identities: Identities,
         *,
-        consent: Consent,
+        consent: AdminConsent,
         wall_ms: Callable[[], int],
         taken_over: Callable[[UserId, str], None],
     ) -> None:

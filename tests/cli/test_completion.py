@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.cli.completion import MAX_SHOWN, SHELLS, Typed, read_line, written_for_bash
+from mxrtc_bridge.cli.completion import MAX_SHOWN, SHELLS, TypedLine, read_line, written_for_bash
 from tests.cli.command_pages import PROGRAMS, printed_help
 from tests.cli.completions import COMPLETIONS, FILES, PLACES
 from tests.test_project_files import PYPROJECT
@@ -45,20 +45,20 @@ def answered(shell: str, line: str, values: list[str], monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("line", "typed"),
     [
-        ("mxrtc", Typed((), "mxrtc")),
-        ("mxrtc ls ", Typed(("mxrtc", "ls"), "")),
-        ("mxrtc get build/share:do", Typed(("mxrtc", "get"), "build/share:do", kept=12)),
-        ("mxrtc ping @rtc_b", Typed(("mxrtc", "ping"), "@rtc_b", kept=0)),
-        ("mxrtc ping @rtc_b:ex", Typed(("mxrtc", "ping"), "@rtc_b:ex", kept=7)),
-        ("mxrtc get build/share:a\\ b\\:c", Typed(("mxrtc", "get"), "build/share:a b:c", kept=12)),
-        ('mxrtc get "build/share:a b', Typed(("mxrtc", "get"), "build/share:a b", quote='"')),
-        ("mxrtc get build/'share:a b", Typed(("mxrtc", "get"), "build/share:a b", kept=6, quote="'")),
-        ("mxrtc get 'build/share':a", Typed(("mxrtc", "get"), "build/share:a", kept=12)),
-        ('mxrtc get "a\\b\\$c', Typed(("mxrtc", "get"), "a\\b$c", quote='"')),
-        ("mxrtc get a\\", Typed(("mxrtc", "get"), "a")),
+        ("mxrtc", TypedLine((), "mxrtc")),
+        ("mxrtc ls ", TypedLine(("mxrtc", "ls"), "")),
+        ("mxrtc get build/share:do", TypedLine(("mxrtc", "get"), "build/share:do", kept=12)),
+        ("mxrtc ping @rtc_b", TypedLine(("mxrtc", "ping"), "@rtc_b", kept=0)),
+        ("mxrtc ping @rtc_b:ex", TypedLine(("mxrtc", "ping"), "@rtc_b:ex", kept=7)),
+        ("mxrtc get build/share:a\\ b\\:c", TypedLine(("mxrtc", "get"), "build/share:a b:c", kept=12)),
+        ('mxrtc get "build/share:a b', TypedLine(("mxrtc", "get"), "build/share:a b", quote='"')),
+        ("mxrtc get build/'share:a b", TypedLine(("mxrtc", "get"), "build/share:a b", kept=6, quote="'")),
+        ("mxrtc get 'build/share':a", TypedLine(("mxrtc", "get"), "build/share:a", kept=12)),
+        ('mxrtc get "a\\b\\$c', TypedLine(("mxrtc", "get"), "a\\b$c", quote='"')),
+        ("mxrtc get a\\", TypedLine(("mxrtc", "get"), "a")),
     ],
 )
-def test_a_line_is_read_as_the_shell_reads_it(line: str, typed: Typed) -> None:
+def test_a_line_is_read_as_the_shell_reads_it(line: str, typed: TypedLine) -> None:
     assert read_line(line, BREAKS) == typed
 
 

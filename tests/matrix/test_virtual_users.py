@@ -13,7 +13,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity
 from mxrtc_bridge.matrix.virtual_users import (
     UNKNOWN_BEFORE,
-    Consent,
+    AdminConsent,
     UserRefusal,
     UsersRefusedError,
     VirtualUsers,
@@ -98,7 +98,7 @@ class Outside:
             self,
             self,
             self,
-            consent=Consent(frozenset(adopt), new_identity),
+            consent=AdminConsent(frozenset(adopt), new_identity),
             wall_ms=lambda: 0,
             taken_over=lambda user, what: self.told.append((user, what)),
         )

@@ -132,13 +132,13 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     # The other commands answer quickly because they never load the network libraries.
     with loading():
         from mxrtc_bridge.bridge.runner import run  # noqa: PLC0415
-        from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
+        from mxrtc_bridge.matrix.virtual_users import AdminConsent  # noqa: PLC0415
 
     # Modules stay, and a full collection, also in the thread that reads a configuration again, would go through all of
     # them with everybody waiting: 70 ms, more than all that comes later.
     gc.freeze()
     closed = threading.Event()
-    consent = Consent(users, new_identity)
+    consent = AdminConsent(users, new_identity)
     try:
         uvloop.run(run(config, consent, leave=leave_now, say_failure=say_failure, closed=closed))
     finally:

@@ -25,7 +25,7 @@ _SILENCE = {
 }
 
 
-class Progress:
+class RequestProgress:
     """How far the requests of one transport have got: the last step of any of them, as all have the same way.
 
     Args:

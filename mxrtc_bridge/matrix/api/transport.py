@@ -47,7 +47,7 @@ from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.engine.name_lookup import look_up
 from mxrtc_bridge.matrix.api.hedging import hedged
 from mxrtc_bridge.matrix.api.path import ApiPath
-from mxrtc_bridge.matrix.api.reach import Progress, Reach
+from mxrtc_bridge.matrix.api.reach import Reach, RequestProgress
 from mxrtc_bridge.matrix.api.silent_path import Sockets
 from mxrtc_bridge.matrix.api.transport_failures import PAGE, FailedError, explained, filled, rank, refusal, unreachable
 
@@ -147,7 +147,7 @@ def _is_address(host: str | None) -> bool:
     return True
 
 
-def _traced(progress: Progress) -> TraceConfig:
+def _traced(progress: RequestProgress) -> TraceConfig:
     def calling(step: Callable[[], None]) -> Callable[..., Awaitable[None]]:
         async def call(*_: object) -> None:
             step()
@@ -228,7 +228,7 @@ class Transport:
         self.clock_offset_s: float | None = None
         """By how many seconds the homeserver's clock is ahead of ours, to the second, by what it last answered."""
         self._sockets = Sockets()
-        self._progress = Progress(not _is_address(self._base_url.raw_host), policy.on_reach)
+        self._progress = RequestProgress(not _is_address(self._base_url.raw_host), policy.on_reach)
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
             connector=TCPConnector(socket_factory=self._sockets.make, resolver=_Resolver()),

@@ -22,7 +22,7 @@ from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.core.errors import HomeserverError, StateError
-from mxrtc_bridge.matrix.virtual_users import Consent
+from mxrtc_bridge.matrix.virtual_users import AdminConsent
 
 FLAGS = [
     "--domain",
@@ -435,8 +435,8 @@ def test_check_asks_the_network_and_fails_with_it(admin: Admin, monkeypatch: pyt
 def test_run_ends_with_a_code_that_says_whether_to_retry(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, error: Exception | None, code: int, said: str
 ) -> None:
-    async def run(config: Config, consent: Consent, *, leave: object, **_: object) -> None:
-        assert consent == Consent()
+    async def run(config: Config, consent: AdminConsent, *, leave: object, **_: object) -> None:
+        assert consent == AdminConsent()
         assert config.homeserver.domain == "example.org"
         if error is not None:
             raise error
