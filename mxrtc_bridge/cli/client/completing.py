@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mxrtc_bridge.cli.completion import items
+from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.known_services import KnownServices, Service, load_known
 from mxrtc_bridge.client.state import StateFolder
@@ -80,10 +81,23 @@ def interfaces(_context: click.Context, _option: click.Parameter, begun: str) ->
     return items([(name, "") for _, name in socket.if_nameindex()], begun)
 
 
+def accounts(context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+    """Complete the name of an account in which somebody is logged in."""
+    try:
+        return items([(each.name, "") for each in _accounts(context).found()], begun)
+    except (ClientError, LocalError):
+        return []
+
+
+def _accounts(context: click.Context) -> Accounts:
+    named = context.find_root().params.get("state")
+    return Accounts(StateFolder(named)) if isinstance(named, Path) else Accounts.default()
+
+
 def _known(context: click.Context, begun: str) -> tuple[KnownServices, Callable[[UserId], str]]:
     """What is known, and how a peer is written: in full where somebody has begun so."""
-    named = context.find_root().params.get("state")
-    state = StateFolder(named) if isinstance(named, Path) else StateFolder.default()
+    account = context.find_root().params.get("account")
+    state = _accounts(context).folder(account if isinstance(account, str) else None)
     try:
         login = state.load_login()
     except (ClientError, LocalError):

@@ -53,7 +53,12 @@ def ask_password(user: str) -> str:
     epilog=EXIT_CODES,
 )
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for logins and known rooms.")
-@click.option("--account", metavar="NAME", help="The account to use: its name, or its user id; see `mxrtc accounts`.")
+@click.option(
+    "--account",
+    metavar="NAME",
+    help="The account to use: its name, or its user id; see `mxrtc accounts`.",
+    shell_complete=completing.accounts,
+)
 @click.option(*output_options.JSON, is_flag=True, help=output_options.JSON_HELP)
 @click.option(*output_options.QUIET, is_flag=True, help=output_options.QUIET_HELP)
 @click.option(
@@ -130,9 +135,7 @@ def main(
 @click.argument("user", metavar="@USER:SERVER")
 @click.option("--homeserver", metavar="URL", help="Address of the homeserver; found by the server's name otherwise.")
 @click.option(
-    "--password-file",
-    type=click.File("r"),
-    help="Read the password from a file, or from '-'; else it is asked.",
+    "--password-file", type=click.File("r"), help="Read the password from a file, or from '-'; else it is asked."
 )
 @click.option("--prefix", default="rtc_", show_default=True, help="Prefix of the peers' names on my server.")
 @click.option("--bot", default="rtcbot", show_default=True, help="Local name of the bridge's bot on my server.")
@@ -176,7 +179,13 @@ async def logout(context: Context) -> None:
 
 
 @main.command()
-@click.option("--default", "default", metavar="NAME", help="Use this one from now on where `--account` names none.")
+@click.option(
+    "--default",
+    "default",
+    metavar="NAME",
+    help="Use this one from now on where `--account` names none.",
+    shell_complete=completing.accounts,
+)
 @in_loop
 async def accounts(context: Context, default: str | None) -> None:
     """List my accounts, or choose the usual one.

@@ -8,6 +8,7 @@ import pytest
 
 from mxrtc_bridge.cli.client.main import main
 from mxrtc_bridge.cli.completion import SHELLS
+from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.known_services import KnownServices, save_known
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import ServiceName, UserId
@@ -74,6 +75,18 @@ def test_nothing_is_completed_where_nobody_is_logged_in_or_the_login_cannot_be_t
     assert completed(state, "ping", "") == []
     state.forget_login()
     assert completed(state, "ping", "") == []
+
+
+def test_accounts_are_completed_and_what_is_known_is_that_of_the_account(state: StateFolder) -> None:
+    work = Accounts(state).folder("work")
+    work.save_login(Login("https://example.com", UserId("@al:example.com"), "DEVICE", "token"))
+    peer = UserId("@rtc_lab:example.com")
+    save_known(work, UserId("@al:example.com"), KnownServices({(peer, ServiceName("ssh")): None}))
+    assert completed(state, "--account", "") == ["default", "work"]
+    assert completed(state, "accounts", "--default", "w") == ["work"]
+    assert completed(state, "--account", "work", "nc", "") == ["lab/ssh"]
+    assert completed(state, "--account", "default", "nc", "b") == ["build/ssh"]
+    assert completed(state, "--account", "none", "nc", "") == []
 
 
 def test_completing_writes_nothing(state: StateFolder, tmp_path: Path) -> None:
