@@ -211,6 +211,7 @@ async def test_transfer_goes_on_by_itself_after_the_death_of_the_bridge(world: W
 
 async def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: World, tmp_path: Path) -> None:
     sparse_file(world.folder / "share" / "big.bin", LARGE)
+    (tmp_path / "to").mkdir()
     args = ("--json", "get", "build/share:big.bin", "-o", tmp_path / "to")
     async with world.mxrtc("alice", *args) as process:
         await until_moved(process, 20 * MIB)

@@ -191,4 +191,5 @@ async def test_what_is_sent_to_a_drop_box_survives_the_deaths_of_both_sides(worl
 
 
 async def test_what_is_fetched_from_a_share_survives_the_deaths_of_both_sides(world: World, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
     await carry_until_killed_often(world, world.folder / "share", tmp_path / "to", send=False)

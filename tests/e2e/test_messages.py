@@ -149,6 +149,6 @@ async def test_a_transfer_is_not_ended_by_its_messages(world: World, tmp_path: P
             stderr=errors,
         )
         assert await asyncio.wait_for(process.wait(), 60) == 0, (options, number)
-        assert (target / "big").read_bytes() == (share / "big").read_bytes()
+        assert target.read_bytes() == (share / "big").read_bytes()
     os.close(writing)
     os.close(full)

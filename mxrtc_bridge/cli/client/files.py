@@ -57,7 +57,8 @@ async def send(
     show_default=True,
     metavar="PLACE",
     type=click.Path(allow_dash=True),
-    help="Directory to put it into, or the name of one file, like b.pdf; '-' writes one to standard output, verified.",
+    help="Directory to put it into, or for one file its name; with a slash behind it a directory that may have to be "
+    "made. '-' writes one file to standard output, verified.",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
 @resume_option

@@ -14,7 +14,6 @@ from pathlib import Path
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Held
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError
-from mxrtc_bridge.core.files.names import split_extension
 from mxrtc_bridge.core.files.patterns import has_wildcards
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
@@ -22,13 +21,11 @@ from mxrtc_bridge.sinks.files.user_paths import UserDestination
 
 
 def may_name_a_file(output: str, asked: str) -> bool:
-    """Whether ``-o OUTPUT`` may be the name of a file: one with an extension, for one thing that was asked for by name.
+    """Whether ``-o OUTPUT`` may be the name of a file, as with ``cp``: where one thing was asked for by its name.
 
-    What has no extension, or ends in a slash, is a directory to be made, and what is a directory is one.
+    What ends in a slash is a directory to be made, and what is a directory is one.
     """
-    if not asked or has_wildcards(asked) or output.endswith("/") or Path(output).is_dir():
-        return False
-    return split_extension(Path(output).name)[1] != ""
+    return bool(asked) and not (has_wildcards(asked) or output.endswith("/") or Path(output).is_dir())
 
 
 class NamedOutput:

@@ -333,7 +333,7 @@ async def test_output_that_is_full_is_told(
     assert caught.value.code == Exit.LOCAL
 
 
-@pytest.mark.parametrize(("output", "name"), [("b.pdf", "b.pdf"), ("papers", "papers/a.pdf")])
+@pytest.mark.parametrize(("output", "name"), [("b", "b"), ("papers/", "papers/a.pdf")])
 async def test_interrupted_one_says_how_to_go_on(
     state: StateFolder, transfer: type[Transfer], tmp_path: Path, output: str, name: str,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
@@ -342,7 +342,7 @@ async def test_interrupted_one_says_how_to_go_on(
     monkeypatch.setattr("sys.argv", ["mxrtc", "get", "build/share:a.pdf", "-o", output])
     with pytest.raises(asyncio.CancelledError):
         await file_commands.get(
-            Context(state, Report()), "build/share:a.pdf", output=str(tmp_path / output),
+            Context(state, Report()), "build/share:a.pdf", output=f"{tmp_path}/{output}",
             force=False, resume=True, reconnect=True,
         )  # fmt: skip
     assert f"mxrtc get build/share:a.pdf -o {output}" in capsys.readouterr().err
