@@ -52,6 +52,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "cli/bridge/test_systemd_setup.py": ("a service is set up as a whole", ["cli/bridge/installation.py"]),
     "cli/bridge/test_services.py": ("services are added and removed by it", ["cli/bridge/editing.py"]),
+    "cli/client/test_output_options.py": ("what is logged is tried with the option", ["cli/verbosity.py"]),
     "cli/test_shutdown.py": ("it takes signals and calls the program", ["cli/bridge/entry.py"]),
     "e2e/test_pipe.py": (
         "commands are tried as they are typed",

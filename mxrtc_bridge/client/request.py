@@ -1,4 +1,7 @@
-"""``mxrtc request``: asks for a service in the direct chat with the bridge's bot, and may wait for the answer."""
+"""``mxrtc request``: asks for a service in the direct chat with the bridge's bot, and may wait for the answer.
+
+``mxrtc withdraw`` takes a request back there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.core.text.display import display, quoted
-from mxrtc_bridge.core.text.durations import take_duration
+from mxrtc_bridge.core.text.durations import HOW_TO_WRITE, typed_duration
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.sync import SyncStream
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectRoomError, DirectRooms
@@ -50,15 +53,43 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     except UnicodeEncodeError:
         # A homeserver would answer it with an error of its own, as if that might pass.
         raise ClientError(Exit.USAGE, "the reason is not text in UTF-8") from None
-    if for_time is not None:
-        seconds, more = take_duration(tuple(for_time.split()))
-        if seconds is None or more:
-            raise ClientError(Exit.USAGE, f"--for {quoted(for_time)} is no time: write 30m, 2h or 3d, at most 90d")
-    bot = UserId(f"@{login.bot}:{server_of(name.peer)}")
-    words = f"{PREFIX} request {name.peer}/{name.service}"
+    if for_time is not None and typed_duration(for_time) is None:
+        raise ClientError(Exit.USAGE, f"--for {quoted(for_time)} is no time: {HOW_TO_WRITE}")
+    words = f"request {name.peer}/{name.service}"
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")
+    async with _told(context, login, server_of(name.peer), words) as (said, status, notices):
+        report.say("request", said, number=status.number, state=status.state.value)
+        if not wait or status.state is not RequestState.ASKED:
+            return
+        assert status.number is not None
+        decided = await until_decided(notices, status.number)
+        report.say("request", decided, number=status.number, state=RequestState.ALLOWED.value)
+
+
+async def withdraw(context: Context, number: int) -> None:
+    """Take back a request that was asked of the bridge of this user's server.
+
+    Raises:
+        ClientError: there is none that could be taken back.
+        HomeserverError: the homeserver refuses us, or is away.
+    """
+    login = context.state.load_login()
+    async with _told(context, login, login.server, f"withdraw {number}", about=number) as (said, status, _):
+        context.report.say("request", said, number=status.number, state=status.state.value)
+
+
+@contextlib.asynccontextmanager
+async def _told(
+    context: Context, login: Login, server: str, words: str, *, about: int | None = None
+) -> AsyncIterator[tuple[str, RequestStatus, AsyncIterator[Notice]]]:
+    """Tell the bot of a server something; gives its answer, and the notices that come after it.
+
+    Raises:
+        ClientError: it does not answer, or says no.
+    """
+    bot = UserId(f"@{login.bot}:{server}")
     account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
-    waiting = Waiting(report, context.call.timeout_s)
+    waiting = Waiting(context.report, context.call.timeout_s)
     waiting.waits_for(f"{HOMESERVER}, and for the bot to join our room")
     async with account.connect(waiting.patience) as homeserver:
         direct = DirectRooms(homeserver, login.user_id, join_timeout_s=waiting.timeout_s)
@@ -68,31 +99,30 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
             notices = _notices(SyncStream(homeserver, types=["m.room.message"], rooms=[room]), room, bot)
             # The point from which on notices count must be fixed before anything is sent.
             await anext(notices)
-            content = {"msgtype": "m.text", "body": words}
+            content = {"msgtype": "m.text", "body": f"{PREFIX} {words}"}
             await homeserver.send_event(room, "m.room.message", content, f"request-{secrets.token_hex(12)}")
         try:
             async with waiting.told(lambda: f"{bot} to answer"), asyncio.timeout(waiting.timeout_s):
-                said, status = await first_answer(notices)
+                said, status = await first_answer(notices, about)
         except TimeoutError:
             raise ClientError(Exit.OFFLINE, f"{bot} does not answer; the bridge may not be running") from None
         if status is None:
             raise ClientError(Exit.DENIED, said)
-        report.say("request", said, number=status.number, state=status.state.value)
-        if not wait or status.state is not RequestState.ASKED:
-            return
-        assert status.number is not None
-        said = await until_decided(notices, status.number)
-        report.say("request", said, number=status.number, state=RequestState.ALLOWED.value)
+        yield said, status, notices
 
 
-async def first_answer(notices: AsyncIterator[Notice]) -> Notice:
+async def first_answer(notices: AsyncIterator[Notice], about: int | None = None) -> Notice:
     """Wait for the bot's answer, past what it tells meanwhile about other requests that are decided.
+
+    Args:
+        notices: what it says.
+        about: the request that was told of, if it is one that was asked before.
 
     Raises:
         ClientError: the homeserver sends no more.
     """
     async for said, status in notices:
-        if status is None or status.number is None or status.state is RequestState.ASKED:
+        if status is None or status.number in (None, about) or status.state is RequestState.ASKED:
             return said, status
     raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more; try again later")
 

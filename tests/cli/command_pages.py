@@ -15,6 +15,7 @@ import click
 from click.testing import CliRunner
 
 from mxrtc_bridge.cli.bridge import main as bridge_main
+from mxrtc_bridge.cli.bridge.output_options import BEHIND_THE_COMMAND as BEHIND_OF_BRIDGE
 from mxrtc_bridge.cli.client import main as client_main
 from mxrtc_bridge.cli.client.output_options import BEHIND_THE_COMMAND
 
@@ -67,6 +68,8 @@ _MORE = {
 }
 """What else is completed."""
 
+SAID_ONCE = (*BEHIND_THE_COMMAND, *BEHIND_OF_BRIDGE)
+"""What every command takes: it is said with the options that stand before the command."""
 PROGRAMS: dict[str, click.Group] = {"mxrtc": client_main.main, "mxrtc-bridge": bridge_main.cli}
 
 
@@ -128,7 +131,7 @@ def _options(context: click.Context, command: click.Command) -> str:
 
 def _row(context: click.Context, option: click.Parameter) -> str | None:
     # What every command takes is said once, with those that stand before it.
-    if not isinstance(option, click.Option) or option.is_eager or option in BEHIND_THE_COMMAND:
+    if not isinstance(option, click.Option) or option.is_eager or option in SAID_ONCE:
         return None
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     if not option.is_flag and not option.count:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from mxrtc_bridge.cli.client.output_options import BEHIND_THE_COMMAND
-from tests.cli.command_pages import PROGRAMS, leaves, value_of
+from tests.cli.command_pages import PROGRAMS, SAID_ONCE, leaves, value_of
 
 MAN = Path(__file__).parents[2] / "docs" / "man"
 _NAMES = {
@@ -67,7 +66,7 @@ def _paragraphs(text: str | None) -> Iterator[str]:
 def _options(command: click.Command) -> list[str]:
     lines: list[str] = []
     for option in command.params:
-        if not isinstance(option, click.Option) or option.is_eager or option in BEHIND_THE_COMMAND:
+        if not isinstance(option, click.Option) or option.is_eager or option in SAID_ONCE:
             continue
         names = ", ".join(f"\\fB{escaped(name)}\\fR" for name in (*option.opts, *option.secondary_opts))
         if not option.is_flag and not option.count:

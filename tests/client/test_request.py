@@ -30,6 +30,11 @@ async def test_the_answer_is_not_what_is_told_of_another_request() -> None:
     assert await first_answer(notices(("Nein zu 3", other), ("Gefragt", OPEN))) == ("Gefragt", OPEN)
 
 
+async def test_the_answer_about_a_request_that_was_named_is_the_one() -> None:
+    other, own = RequestStatus(RequestState.ALLOWED, 6), RequestStatus(RequestState.WITHDRAWN, 7)
+    assert await first_answer(notices(("other", other), ("own", own)), 7) == ("own", own)
+
+
 async def test_a_notice_without_the_field_is_a_no_whatever_it_says() -> None:
     """So is all that a bridge says that does not send the field yet."""
     said = "I have asked the admins (request 7). You will be told here what they say."

@@ -155,6 +155,7 @@ class UserCommands:
         lambda said: (said.keyword("all"),),
         "peers",
         admin=False,
+        also="ls",
     )
     async def peers(self, sender: CommandSender, everything: bool) -> Reply:
         config = self._config.in_force

@@ -20,8 +20,8 @@ from mxrtc_bridge.cli.bridge import completing
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.text.display import display, size_words
-from mxrtc_bridge.core.text.durations import say_duration
+from mxrtc_bridge.core.text.display import display, quoted, size_words
+from mxrtc_bridge.core.text.durations import HOW_TO_WRITE, say_duration, typed_duration
 
 _MAX_COLUMNS = 300
 _INDENT = "    "
@@ -183,6 +183,19 @@ def _say_around(answer: Mapping[str, object]) -> None:
         click.echo(f"Page {page} of {pages}, {answer.get('total')} in all; --page {min(page + 1, pages)}", err=True)
 
 
+def _lasting(option: str, text: str | None) -> Words:
+    """The words of a time, as they stand in a chat.
+
+    Raises:
+        click.UsageError: it is none.
+    """
+    if text is None:
+        return ()
+    if typed_duration(text) is None:
+        raise click.UsageError(f"--{option} {quoted(text)} is no time: {HOW_TO_WRITE}.")
+    return (option, *text.split())
+
+
 def _because(text: str | None) -> Words:
     return ("because", text) if text else ()
 
@@ -243,7 +256,7 @@ def _log(since: str | None, page: int, about: str | None) -> Words:
     It has decisions, ends of sessions, and what admins did. All of it, and without the bridge: mxrtc-bridge audit
     export.
     """
-    return ("log", *([about] if about else []), *(["since", since] if since else []), "page", str(page))
+    return ("log", *([about] if about else []), *_lasting("since", since), "page", str(page))
 
 
 @_command("grant")
@@ -253,7 +266,7 @@ def _log(since: str | None, page: int, about: str | None) -> Words:
 @click.argument("service", metavar="PEER/SERVICE", shell_complete=completing.services)
 def _grant(for_time: str, because: str | None, subject: str, service: str) -> Words:
     """Give a right for a limited time. The service's grantable_to says to whom."""
-    return ("grant", subject, service, "for", for_time, *_because(because))
+    return ("grant", subject, service, *_lasting("for", for_time), *_because(because))
 
 
 @_command("revoke")
@@ -275,7 +288,7 @@ def _allow(once: bool, for_time: str | None, request: int) -> Words:
     """Allow a request for access."""
     if once and for_time:
         raise click.UsageError("--once and --for exclude each other; give one of them.")
-    more = ("once",) if once else ("for", for_time) if for_time else ()
+    more = ("once",) if once else _lasting("for", for_time)
     return ("allow", str(request), *more)
 
 

@@ -33,12 +33,14 @@ from mxrtc_bridge.cli.bridge.config_file import config_group
 from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
+from mxrtc_bridge.cli.bridge.output_options import add_to_commands, be_quiet, end_of_command, level_of_log, log_at
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.bridge.services import add_command, list_command, remove_command
 from mxrtc_bridge.cli.bridge.top import top_command
 from mxrtc_bridge.cli.completion import completion_command
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import OutputError, leave_now, run_program, standard_streams
+from mxrtc_bridge.cli.verbosity import QUIET, QUIET_HELP, VERBOSE, VERBOSE_HELP
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.loader import load_config
@@ -63,14 +65,21 @@ def say(text: str, style: str = "") -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="mxrtc-bridge")
 @click.option("--json", "as_json", is_flag=True, help="The same as --json behind the command, where that has it.")
+@click.option(*QUIET, is_flag=True, help=QUIET_HELP)
+@click.option(*VERBOSE, count=True, help=VERBOSE_HELP)
 @click.pass_context
-def cli(context: click.Context, as_json: bool) -> None:
+def cli(context: click.Context, as_json: bool, quiet: bool, verbose: int) -> None:
     """Reach TCP services through Matrix calls: the bridge, for its admin.
 
     The bridge owns a set of Matrix users ("peers"). A user who has a right to it calls a peer, and every data channel
     of the call is piped to a local service. Begin with `mxrtc-bridge init`.
+
+    `--json`, `-q` and `-v` may stand behind the command too.
     """
     name = context.invoked_subcommand
+    log_at(name, context, verbose)
+    if quiet:
+        be_quiet(name, context)
     if not as_json or name is None:
         return
     if not any(option.name == "as_json" for option in cli.commands[name].params):
@@ -147,10 +156,13 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
 
 
 def start_logging(config: Config) -> None:
-    """Log to standard error at the configured level; under systemd without a time, which the journal adds itself."""
+    """Log to standard error at the level of the options, or else of the configuration.
+
+    Under systemd without a time, which the journal adds itself.
+    """
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
     form = f"{stamp}%(levelname)-7s %(name)s: %(message)s"
-    logging.basicConfig(level=config.log_level.upper(), format=form, stream=sys.stderr)
+    logging.basicConfig(level=level_of_log(config.log_level), format=form, stream=sys.stderr)
 
 
 @cli.command("example-config")
@@ -284,8 +296,15 @@ def _decided(user: UserId, decision: Explanation) -> int:
     return ExitCode.DONE if decision.allowed else ExitCode.DENIED
 
 
+add_to_commands(cli)
+
+
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; expected failures are said in one clear text."""
+    return end_of_command(_invoke(arguments))
+
+
+def _invoke(arguments: Sequence[str]) -> int:
     try:
         result = cli.main(list(arguments), prog_name="mxrtc-bridge", standalone_mode=False)
     except click.ClickException as error:

@@ -19,6 +19,7 @@ from mxrtc_bridge.cli.client import completing, files, output_options
 from mxrtc_bridge.cli.client.runner import in_loop, run
 from mxrtc_bridge.cli.completion import completion_command
 from mxrtc_bridge.cli.standard_streams import Program
+from mxrtc_bridge.cli.verbosity import QUIET, QUIET_HELP, VERBOSE, VERBOSE_HELP, log_more
 from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import DEFAULT_TIMEOUT_S, CallOptions, Context, SignalBy, parse_forward
@@ -60,12 +61,12 @@ def ask_password(user: str) -> str:
     shell_complete=completing.accounts,
 )
 @click.option(*output_options.JSON, is_flag=True, help=output_options.JSON_HELP)
-@click.option(*output_options.QUIET, is_flag=True, help=output_options.QUIET_HELP)
+@click.option(*QUIET, is_flag=True, help=QUIET_HELP)
 @click.option(
-    *output_options.VERBOSE,
+    *VERBOSE,
     count=True,
-    help=output_options.VERBOSE_HELP,
-    callback=output_options.log_more,
+    help=VERBOSE_HELP,
+    callback=log_more,
     expose_value=False,
 )
 @click.option("--relay-only", is_flag=True, help="Never show my addresses to the peer: only TURN, slower.")
@@ -305,6 +306,19 @@ async def request(context: Context, name: str, for_time: str | None, because: st
     from mxrtc_bridge.client import request  # noqa: PLC0415
 
     await request.request(context, name, for_time=for_time, because=because, wait=wait)
+
+
+@main.command()
+@click.argument("number", metavar="N", type=click.IntRange(1))
+@in_loop
+async def withdraw(context: Context, number: int) -> None:
+    """Take back a request that waits for an answer.
+
+    N is the number that the bridge of my server has given it: mxrtc request shows it.
+    """
+    from mxrtc_bridge.client import request  # noqa: PLC0415
+
+    await request.withdraw(context, number)
 
 
 @main.command()

@@ -16,7 +16,7 @@ from mxrtc_bridge.core.bot.words import free_text, unquoted
 from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.ids import ServiceName, UserId, typed_user_id
 from mxrtc_bridge.core.text.display import display, sentence
-from mxrtc_bridge.core.text.durations import parse_duration, take_duration
+from mxrtc_bridge.core.text.durations import HOW_TO_WRITE, parse_duration, take_duration
 
 MAX_PAGE = 10_000
 SHOWN_WORD = 40
@@ -150,7 +150,7 @@ class Arguments:
         if not self.keyword("for"):
             return None
         said = shown(self.next) if self.words else "nothing"
-        return self.duration(f"After for, a time is wanted, not {said}: 30m, 2h or 3d, at most 90d.")
+        return self.duration(f"After for, a time is wanted, not {said}: {HOW_TO_WRITE}.")
 
     def time(self) -> int:
         """Take ``for 2h``, in seconds."""
@@ -208,7 +208,7 @@ def records_to_show(said: Arguments) -> tuple[UserId | None, UserId | None, int 
             peer = said.peer()
     if said.words and not said.next_is("page"):
         said.keyword("since")
-        since_s = said.duration("After since, a time is wanted: 30m, 2h or 3d.")
+        since_s = said.duration(f"After since, a time is wanted: {HOW_TO_WRITE}.")
     return user, peer, since_s, said.page()
 
 

@@ -56,6 +56,8 @@ class CommandForm:
     admin: bool
     once_more: bool
     examples: tuple[str, ...]
+    also: str | None = None
+    """Another word for its verb: that of the command line, where it is another one there."""
 
     def __post_init__(self) -> None:
         if not self.admin and self.effect not in (Effect.LOOKS, Effect.CHANGES, Effect.ENDS):
@@ -96,6 +98,7 @@ def command(
     *examples: str,
     admin: bool = True,
     once_more: bool = False,
+    also: str | None = None,
     would_give: Callable[[OwnerT, *Values], Awaitable[tuple[str, ...]]] | None = None,
 ) -> Callable[[Callable[[OwnerT, SenderT, *Values], Awaitable[Reply]]], CommandForm]:
     """Declare a command; the function gets who gave it and what ``read`` returns.
@@ -109,6 +112,7 @@ def command(
         admin: whether it exists for admins only.
         once_more: whether what takes away, and so waits behind nothing, is done again in its turn: where what it takes
             may just be being given.
+        also: what the verb is called at the command line, if it is another word there.
         would_give: says in full what would be given, to whom and until when, as parts of a sentence; what gives must
             have it. Raises AdminError where it would give nothing.
 
@@ -117,7 +121,7 @@ def command(
     """
 
     def declare(function: Callable[[OwnerT, SenderT, *Values], Awaitable[Reply]]) -> CommandForm:
-        return CommandForm(usage, summary, effect, read, function, would_give, admin, once_more, examples)
+        return CommandForm(usage, summary, effect, read, function, would_give, admin, once_more, examples, also)
 
     return declare
 

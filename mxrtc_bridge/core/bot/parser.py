@@ -40,7 +40,7 @@ def parse_command(words: Words, forms: Iterable[CommandForm], names: Names) -> C
     """
     if not words:
         return Mistake("There is no command.", suggestion="help")
-    by_verb = {form.verb: form for form in forms}
+    by_verb = {verb: form for form in forms for verb in (form.verb, form.also) if verb is not None}
     # As it stands: with quotation marks around it, it would be a quotation.
     verb = words[0].lower()
     form = by_verb.get(verb)
@@ -69,7 +69,7 @@ def _corrected(verb: str, rest: Words) -> str:
 
 def form_of(verb: str, forms: Iterable[CommandForm]) -> CommandForm | None:
     """The form of a verb."""
-    return next((form for form in forms if form.verb == verb), None)
+    return next((form for form in forms if verb in (form.verb, form.also)), None)
 
 
 def addressed(usage: str, *, direct: bool) -> str:

@@ -10,6 +10,8 @@ import re
 MAX_DURATION_S = 90 * 24 * 3600
 """The longest time that can be asked for; what may be given is limited by the configuration."""
 MIN_DURATION_S = 1
+HOW_TO_WRITE = "write 30m, 2h or 3d, at most 90d"
+"""What people read who have typed something else, in chats and at the command line."""
 _DURATION = re.compile(r"(?:\d{1,9}[a-z]{1,7})+")
 _PART = re.compile(r"(\d{1,9})([a-z]{1,7})")
 _UNITS = {
@@ -49,6 +51,12 @@ def take_duration(words: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
     taken = 2 if words[0].isascii() and words[0].isdigit() and len(words) > 1 else 1
     seconds = parse_duration("".join(words[:taken]))
     return None if seconds is None else int(seconds), words[taken:]
+
+
+def typed_duration(text: str) -> int | None:
+    """Read all of a text as whole seconds, as it is typed as one argument; None where it is none."""
+    seconds, more = take_duration(tuple(text.split()))
+    return None if more else seconds
 
 
 def say_rest(seconds: float) -> str:

@@ -272,3 +272,27 @@ def test_bytes_that_are_no_text_are_refused_before_anybody_is_asked(tmp_path: Pa
         code, _, err = run("revoke", "7", "--because", "caf\udce9", "--socket", tmp_path / "c.sock")
     assert (code, asked) == (2, [])
     assert "caf\\udce9 is not text in UTF-8" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["grant", "@alice:example.org", "build/ssh", "--for", "1y"], ["allow", "3", "--for", "soon"],
+        ["log", "--since", "yesterday"], ["log", "--since", "2h because"], ["log", "--since", ""],
+    ],
+)  # fmt: skip
+def test_what_is_no_time_is_said_here_in_the_words_of_the_command_line(
+    tmp_path: Path, run: Run, words: list[str]
+) -> None:
+    with bridge(tmp_path / "c.sock", lists) as asked:
+        code, _, err = run(*words, "--socket", tmp_path / "c.sock")
+    assert code == 2
+    assert f"{words[-2]} " in err
+    assert "is no time: write 30m, 2h or 3d, at most 90d." in err
+    assert asked == []
+
+
+def test_a_time_of_two_words_is_one_as_in_a_chat(tmp_path: Path, run: Run) -> None:
+    with bridge(tmp_path / "c.sock", lists) as asked:
+        assert run("log", "--since", "2 hours", "--socket", tmp_path / "c.sock")[0] == 0
+    assert [words for _, words in asked] == [("log", "since", "2", "hours", "page", "1")]

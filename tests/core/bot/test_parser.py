@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.access.policy import ServerSubject, UserSubject
 from mxrtc_bridge.core.bot.arguments import Names
 from mxrtc_bridge.core.bot.commands import Command, Effect, Mistake
-from mxrtc_bridge.core.bot.parser import addressed, parse_command
+from mxrtc_bridge.core.bot.parser import addressed, form_of, parse_command
 from mxrtc_bridge.core.bot.words import command_words
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from tests.chat_commands import BY_VERB, COMMANDS, made, usable
@@ -144,6 +144,12 @@ WRONG = [
     ("deny 1 no", "do not understand"),
     ("allow " + "9" * 13, "not a number"),
 ]
+
+
+@pytest.mark.parametrize("text", ["ls", "LS"])
+def test_a_command_has_the_word_of_the_command_line_too(text: str) -> None:
+    assert read(text, admin=False) == read("peers", admin=False)
+    assert form_of("ls", usable(admin=False)) is BY_VERB["peers"]
 
 
 @pytest.mark.parametrize(("text", "problem"), WRONG)
