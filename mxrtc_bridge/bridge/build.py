@@ -19,6 +19,7 @@ from mxrtc_bridge.bridge.admin.numbers import NumbersOfBridge
 from mxrtc_bridge.bridge.announcements import Announcements
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.audit.writer import AuditLog
+from mxrtc_bridge.bridge.calls.greetings import Greetings
 from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.calls.refusal_notices import RefusalNotices
 from mxrtc_bridge.bridge.calls.to_device import ToDeviceSignalling
@@ -300,6 +301,15 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         counters=basis.metrics,
         clock=clock,
     )
+    greetings = Greetings(
+        rights,
+        config,
+        access.notices,
+        stores.greetings,
+        wall_ms=clock.wall_ms,
+        monotonic=clock.monotonic,
+        own_server=config.in_force.homeserver.domain,
+    )
     peers = Peers(
         basis.homeserver,
         stores.rooms,
@@ -313,6 +323,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         acts_as=access.users.is_ours,
         own_server=config.in_force.homeserver.domain,
         was_read=access.notices.room_was_read,
+        joined=greetings.joined,
     )
     return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, states)
 

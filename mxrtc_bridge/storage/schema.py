@@ -383,3 +383,10 @@ async def _index_ages_of_keys(connection: Connection) -> None:
 
 
 UPGRADES.register(_index_ages_of_keys, description="ages of keys by indexes")
+
+
+async def _create_greeting(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE greeting (room_id TEXT PRIMARY KEY, at_ms BIGINT NOT NULL)")
+
+
+UPGRADES.register(_create_greeting, description="rooms in which a peer has greeted its user")

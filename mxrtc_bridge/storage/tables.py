@@ -18,6 +18,7 @@ from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.storage.file_lock import sole_use
 from mxrtc_bridge.storage.free_space import reorganise, shrink
 from mxrtc_bridge.storage.grants import GrantStore
+from mxrtc_bridge.storage.greetings import GreetingStore
 from mxrtc_bridge.storage.notice_times import NoticeStore
 from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
 from mxrtc_bridge.storage.requests import RequestStore
@@ -39,6 +40,7 @@ class Stores:
         self.certificates = CertificateStore(database)
         self.rooms = RoomStore(database)
         self.notices = NoticeStore(database)
+        self.greetings = GreetingStore(database)
         self.crypto = CryptoStore(database)
         self.requests = RequestStore(database)
         self.grants = GrantStore(database)

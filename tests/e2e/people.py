@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from aiohttp import ClientSession
 
+from mxrtc_bridge.core.bot import greeting
 from tests.e2e.world import DOMAIN, PASSWORD, World, echo
 
 BOT = f"@rtcbot:{DOMAIN}"
@@ -92,7 +93,14 @@ class Person:
         return await self.send(room, {"m.relates_to": relation}, "m.reaction")
 
     async def notices(self, room: str) -> list[dict[str, Any]]:
-        """All notices of the bridge in a room, oldest first."""
+        """All notices of the bridge in a room, oldest first; not the greeting, which answers nobody."""
+        return [e for e in await self._all_notices(room) if greeting.FIELD not in e["content"]]
+
+    async def greetings(self, room: str) -> list[str]:
+        """What peers have said in a room without being asked."""
+        return [str(e["content"]["body"]) for e in await self._all_notices(room) if greeting.FIELD in e["content"]]
+
+    async def _all_notices(self, room: str) -> list[dict[str, Any]]:
         found = await self.ask("GET", f"rooms/{quote(room)}/messages?dir=b&limit=100")
         messages = [e for e in reversed(found["chunk"]) if e["type"] == "m.room.message"]
         return [e for e in messages if e["content"].get("msgtype") == "m.notice" and e["sender"].startswith("@rtc")]

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
+from mxrtc_bridge.bridge.calls.refusal_notices import MEDIA_TEXT
 from mxrtc_bridge.matrix.command_bot import STRANGER_TEXT
 from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange
@@ -139,3 +140,37 @@ async def test_a_stranger_gets_one_line_and_then_silence(people: dict[str, Perso
     await world.reload_and_wait()
     bob._seen[room] = 4
     assert "You may use:" in await bob.told(room, "!rtc peers")
+
+
+VOICE = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\n"
+
+
+async def test_a_voice_call_is_answered_in_words(alice: Person) -> None:
+    room = await alice.direct(BUILD)
+    offer = {"type": "offer", "sdp": VOICE}
+    call = {"call_id": "c1", "party_id": "p1", "version": "1", "lifetime": 60000, "invitee": BUILD, "offer": offer}
+    await alice.send(room, call, "m.call.invite")
+    assert (await alice.hears(room))["content"]["body"] == MEDIA_TEXT
+
+
+async def test_a_peer_greets_who_invites_it_once_in_a_room_and_the_bot_greets_nobody(
+    alice: Person, chat: str, world: World
+) -> None:
+    room = await alice.direct(BUILD)
+    async with asyncio.timeout(20):
+        while not (greetings := await alice.greetings(room)):
+            await asyncio.sleep(0.05)
+    lines = greetings[0].splitlines()
+    assert lines[0].startswith("I am build: ")
+    assert "- echo: `mxrtc connect build/echo -L 9000`" in lines
+    assert lines[-1] == "Write `help` for all that I understand here."
+    await alice.ask("POST", f"rooms/{room}/kick", {"user_id": BUILD})
+    await alice.until_member(room, BUILD, "leave")
+    assert world.bridge is not None
+    await world.bridge.terminate(20)
+    await world.start_bridge()
+    await alice.ask("POST", f"rooms/{room}/invite", {"user_id": BUILD})
+    await alice.until_member(room, BUILD)
+    # It has come again, and what it says now comes behind what it would have said by itself.
+    assert "You may use:" in await alice.told(room, "peers")
+    assert (await alice.greetings(room), await alice.greetings(chat)) == (greetings, [])

@@ -20,6 +20,7 @@ from mxrtc_bridge.storage import (
     database,
     events,
     grants,
+    greetings,
     notice_times,
     requests,
 )
@@ -57,6 +58,7 @@ BOUNDS: Mapping[str, TableBound] = {
         None,
         "rooms that virtual users are in, by invitation of users with a right; idle ones are left, and removed with it",
     ),
+    "greeting": TableBound(greetings.MAX_ROOMS, "the room that was greeted longest ago, at each writing"),
     "notice": TableBound(notice_times.MAX_USERS, "who was told longest ago, at each writing"),
     "request": TableBound(
         requests.MAX_ENDED, "the oldest that have ended; open ones have limits where they are asked", requests.KEEP_MS

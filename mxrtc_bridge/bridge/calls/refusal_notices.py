@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 EVERY_MS = 24 * 3600 * 1000
 REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
-MEDIA_TEXT = "This account takes no voice or video calls: it carries data, for programs (mxrtc) and web pages."
+MEDIA_TEXT = (
+    "I take no voice or video calls: programs reach services through me, such as mxrtc on your computer. Write help to "
+    "see what I understand here."
+)
 
 
 class RefusalNotices:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 
 from mxrtc_bridge.core.errors import HomeserverError
@@ -55,6 +55,10 @@ _ENCRYPTED = (
 _THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
 
 
+async def _nobody_listens(_room: RoomId, _peer: UserId, _user: UserId) -> None:
+    pass
+
+
 class Peers:
     """All virtual users of the bridge."""
 
@@ -76,6 +80,7 @@ class Peers:
         leave_s: float = LEAVE_S,
         own_server: str = "",
         was_read: Callable[[RoomId, bool], None] = lambda _room, _fit: None,
+        joined: Callable[[RoomId, UserId, UserId], Awaitable[None]] = _nobody_listens,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -95,6 +100,8 @@ class Peers:
             leave_s: See :data:`mxrtc_bridge.matrix.rooms.departures.LEAVE_S`.
             own_server: our homeserver, which has larger shares of what is limited for one server.
             was_read: told of each room of an earlier run that was read, and whether it holds two; must not block.
+            joined: told of each direct chat that a peer (second) has joined by invitation of its user (third), where
+                what is said can be read.
         """
         self._handle_timeout_s = handle_timeout_s
         self._homeserver = homeserver
@@ -111,6 +118,7 @@ class Peers:
         self._may_use = may_use
         self._wall_ms = wall_ms
         self._index = index
+        self._joined = joined
         self.membership = PeerMembership(
             homeserver,
             self._index,
@@ -414,6 +422,8 @@ class Peers:
         self._seldom.info(user, "%s joined a room of %s", peer, user)
         if room.encrypted and not self._reads_encrypted():
             self._tell_once(room, "encrypted", _ENCRYPTED)
+        else:
+            await self._joined(room_id, peer, user)
         for surplus in self._index.surplus(user, peer, keep=room_id):
             await self._leave(surplus)
 

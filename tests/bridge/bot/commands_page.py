@@ -15,6 +15,7 @@ HEAD = """# What can be written in a chat
 
 In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
 In a direct chat the name of the bot or the peer may stand in front of it (`rtcbot: peers`), or a slash (`/peers`).
+A peer that you have invited into a direct chat says once who it is, and what you may do there.
 A command may be marked as code there, if it gives nothing.
 A command is one line, alone in a message of text; it may answer another message or stand in a thread.
 Nothing else is a command: no quotation, edit, forwarded message, caption or name of a file.
@@ -28,7 +29,8 @@ They count in a direct chat, where nobody else is or is invited, and in the room
 Where others than admins are in that room, you are asked first, and answer with `!rtc yes N`.
 They are refused with characters that nobody sees.
 They are refused as well where they mention somebody whose place in the text is not certain.
-A time is like `45s`, `30m`, `2h`, `3d`, `1w` or `1h30m`.
+A time is like `45s`, `30m`, `2h`, `3d`, `1w` or `1h30m`, here as at the command line.
+`ls` is another word for `peers`.
 What comes after `because` is kept with the grant or the request, or told to whom it is about.
 
 How it is used: [ask for access, give it, and take it back](../how-to/access.md).
@@ -48,6 +50,8 @@ Notices about a request have a field beside their body, which `mxrtc request` go
 Further keys are ignored.
 A notice without the field, or with another form of it, is about no request: an answer like that to `mxrtc request` is shown and counts as a refusal.
 So are the answers of a bridge that does not send the field yet; bring bridge and client to the same version.
+
+The greeting of a peer has the field `io.mxrtc.greeting`, an object without keys: it answers nothing.
 """  # noqa: E501 - one sentence a line
 
 

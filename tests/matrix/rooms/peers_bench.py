@@ -198,6 +198,11 @@ class Bench:
     changed: Callable[[], None] = lambda: None
     entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None
     was_read: Callable[[RoomId, bool], None] = lambda _room, _fit: None
+    reads_encrypted: Callable[[], bool] = lambda: False
+    joined: list[tuple[RoomId, UserId, UserId]] = field(default_factory=list)
+
+    async def _note_joined(self, room: RoomId, peer: UserId, user: UserId) -> None:
+        self.joined.append((room, peer, user))
 
     def _lists_changed(self, _users: Collection[UserId]) -> None:
         self.changed()
@@ -223,6 +228,8 @@ class Bench:
             handle_timeout_s=self.handle_timeout_s,
             leave_s=self.leave_s,
             was_read=self.was_read,
+            reads_encrypted=self.reads_encrypted,
+            joined=self._note_joined,
         )
 
     async def arrive(self, each: RoomEvent) -> None:

@@ -61,6 +61,7 @@ async def test_peer_joins_a_room_of_two_of_somebody_with_a_grant() -> None:
     assert bench.index.peer_in(ROOM) == PEER
     assert bench.directory.rooms == {(PEER, ROOM): StoredRoom(PEER, ROOM, ALICE, bench.now_ms)}
     assert (bench.homeserver.notices, bench.listener.heard, bench.homeserver.of("leave")) == ([], [], [])
+    assert bench.joined == [(ROOM, PEER, ALICE)]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,15 @@ async def test_invitation_is_declined_without_joining_or_a_word(
     await bench.invited(peer, inviter, invite_state=state)
     assert bench.homeserver.log == [("leave", ROOM, peer)]
     assert bench.index.members(ROOM) is None
-    assert bench.directory.rooms == {}
+    assert (bench.directory.rooms, bench.joined) == ({}, [])
+
+
+@pytest.mark.parametrize("read", [False, True])
+async def test_a_room_that_cannot_be_read_is_told_so_and_nobody_is_told_of_it(read: bool) -> None:
+    bench = Bench(reads_encrypted=lambda: read)
+    bench.homeserver.facts[ROOM] = RoomFacts(encrypted=True, join_rule="invite", room_type=None)
+    await bench.invited()
+    assert (len(bench.homeserver.notices), len(bench.joined)) == ((0, 1) if read else (1, 0))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +118,7 @@ async def test_peer_leaves_again_when_the_room_is_not_what_the_invitation_said(
         bench.homeserver.facts[ROOM] = facts
     await bench.invited()
     assert bench.homeserver.of("join", "leave", "notice") == [("join", ROOM, PEER), ("leave", ROOM, PEER)]
-    assert bench.index.members(ROOM) is None
+    assert (bench.index.members(ROOM), bench.joined) == (None, [])
 
 
 async def test_second_peer_does_not_join_the_room_of_another() -> None:
