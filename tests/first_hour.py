@@ -235,7 +235,6 @@ async def first_hour(suite: str) -> Hour:
                 began = time.monotonic()
                 await homeserver.read_registrations(machine.root / "etc/matrix-synapse/mxrtc.yaml")
                 hour.steps.append(Step("admin", "systemctl restart matrix-synapse", time.monotonic() - began, 0, ""))
-                # The bridge does not run yet when it is looked at for the first time.
             await typed("admin", command)
         began = time.monotonic()
         bridge = ManagedProcess("bridge", machine.argv(run), folder=folder)
@@ -245,6 +244,9 @@ async def first_hour(suite: str) -> Hour:
 
         for command in commands_of(USERS_PAGE, "1"):
             await typed("user", command.removeprefix("sudo "), user="root" if command.startswith("sudo") else "alice")
+        # What the admin has installed could be found in its place.
+        _, found = await asyncio.to_thread(machine.command, "command -v mxrtc", user="alice")
+        assert found == "/home/alice/.local/bin/mxrtc\n"
         (login,) = commands_of(USERS_PAGE, "2")
         login = login.replace("@you:", "@alice:") + " --homeserver http://127.0.0.1:8008"
         await typed("user", login, user="alice", stdin=PASSWORD + "\n")
