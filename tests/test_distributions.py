@@ -82,6 +82,12 @@ def run(program: Path, *arguments: str, folder: Path, **env: str) -> subprocess.
     )  # fmt: skip
 
 
+def kept() -> set[str]:
+    """Return the names of all files of the tree that are, or might be, committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+
+
 # The files
 
 
@@ -110,17 +116,15 @@ def test_the_wheel_holds_the_package_what_is_put_beside_it_and_nothing_else(whee
     assert shared == {
         f"{version}.data/data/{to}/{file.name}" for place, to in SHARED.items() for file in (ROOT / place).iterdir()
     }
-    tracked = subprocess.run(["git", "ls-files", "mxrtc_bridge"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert modules == set(tracked.stdout.split())
+    assert modules == {name for name in kept() if name.startswith("mxrtc_bridge/")}
     assert {"bridge", "postgres", "demo"} <= set(metadata.get_all("Provides-Extra", []))
 
 
 def test_the_sdist_has_no_file_that_is_not_kept(distributions: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names - set(tracked) == {"PKG-INFO"}
+    assert names - kept() == {"PKG-INFO"}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "mxrtc_bridge/py.typed", "docs/man/mxrtc.1"} <= names
 
 
