@@ -59,6 +59,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         ["cli/client/entry.py", "client/commands.py"],
     ),
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
+    "e2e/test_shared_account.py": ("commands are tried as they are typed", ["cli/client/up.py"]),
     "e2e/test_signal.py": ("it needs devices that a homeserver knows", ["client/devices.py"]),
     "client/sharing/test_holder.py": (
         "two commands are joined, with both ends of what one lends to the other",

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
+from collections.abc import Iterator
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.service_table import service_lines
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.status_socket import running_commands
@@ -139,20 +141,38 @@ async def status(context: Context) -> None:
         reachable=reachable,
         problem=problem,
     )
-    found = await running_commands(context.state)
+    found = list(_connections(await running_commands(context.state)))
     for each in found:
-        streams = each.get("streams")
-        sentence = (
-            f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, {streams} "
-            f"stream{'s' * (streams != 1)}, {each.get('sent')} bytes sent, {each.get('received')} received"
-        )
-        if (ports := each.get("listening")) and isinstance(ports, list):
-            sentence += f", listening on {', '.join(map(str, ports))}"
-        report.data("session", _shown(sentence), **{key: value for key, value in each.items() if key not in _OURS})
+        _show_connection(report, each)
     if not found:
         report.data("sessions", "no connections are running", running=0)
     if not reachable:
         raise ClientError(code, problem)
+
+
+def _connections(commands: list[dict[str, object]]) -> Iterator[dict[str, object]]:
+    """Yield each connection; what ``mxrtc up`` runs has several."""
+    for command in commands:
+        rows = command.get("connections")
+        if "up" not in command:
+            yield command
+        elif isinstance(rows, list):
+            for row in rows:
+                if isinstance(row, dict):
+                    yield {**row, "up": command["up"]}
+
+
+def _show_connection(report: Report, each: dict[str, object]) -> None:
+    streams = each.get("streams")
+    sentence = (
+        f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, {streams} "
+        f"stream{'s' * (streams != 1)}, {each.get('sent')} bytes sent, {each.get('received')} received"
+    )
+    if (ports := each.get("listening")) and isinstance(ports, list):
+        sentence += f", listening on {', '.join(map(str, ports))}"
+    if problem := each.get("problem"):
+        sentence += f"; {problem}"
+    report.data("session", _shown(sentence), **{key: value for key, value in each.items() if key not in _OURS})
 
 
 def _shown(text: str) -> str:

@@ -8,6 +8,7 @@ to which the right has ended is listened for no more, and when that was the last
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import Callable
@@ -93,6 +94,7 @@ class Forwarding:
         wait_for_peer_s: see :data:`WAIT_FOR_PEER_S`.
         pause: seconds before another call, after so many failures in a row.
         port_for: the port for a service where none is given.
+        tells_status: whether ``mxrtc status`` hears of it from here.
     """
 
     def __init__(
@@ -107,7 +109,9 @@ class Forwarding:
         wait_for_peer_s: float = WAIT_FOR_PEER_S,
         pause: Callable[[int], float] = pause_s,
         port_for: Callable[[ServiceName], int] = usual_port,
+        tells_status: bool = True,
     ) -> None:
+        self._tells_status = tells_status
         self._port_for = port_for
         self._wait_for_peer_s = wait_for_peer_s
         self._pause = pause
@@ -140,7 +144,8 @@ class Forwarding:
             ClientError: the first connection failed, a port cannot be used, the right has ended, or the connection
                 was lost and is not to be made again.
         """
-        async with asyncio.TaskGroup() as tasks, serve_status(self._state, self._status):
+        telling = serve_status(self._state, self.status) if self._tells_status else contextlib.nullcontext()
+        async with asyncio.TaskGroup() as tasks, telling:
             listeners: dict[Listener, Forward] = {}
             failures, defects, began = 0, 0, False
             try:
@@ -315,7 +320,8 @@ class Forwarding:
         }
         self._report.say("stream", why, **fields)
 
-    def _status(self) -> dict[str, object]:
+    def status(self) -> dict[str, object]:
+        """Say how it is at the moment, for ``mxrtc status``."""
         links = self._connection.links if self._connection is not None else None
         live = links.totals() if links is not None else (0, 0, 0)
         return {

@@ -15,7 +15,7 @@ from typing import TextIO
 import click
 
 from mxrtc_bridge import __version__
-from mxrtc_bridge.cli.client import completing, files, output_options
+from mxrtc_bridge.cli.client import completing, files, output_options, up
 from mxrtc_bridge.cli.client.runner import in_loop, run
 from mxrtc_bridge.cli.completion import completion_command
 from mxrtc_bridge.cli.standard_streams import Program
@@ -390,5 +390,7 @@ async def netcheck(context: Context) -> None:
 
 main.add_command(files.send)
 main.add_command(files.get)
+main.add_command(up.up)
+main.add_command(up.down)
 main.add_command(completion_command())
 output_options.add_to_commands(main)

@@ -1,0 +1,1 @@
+"""``mxrtc up``: the connections of a file, kept open in the background."""
