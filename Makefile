@@ -66,6 +66,9 @@ BY_FILE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py tests/rtc/test_turn_faults.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 
+# What a user runs, once more without what only Linux has: mxrtc_bridge/system.py.
+USER_SIDE := tests/client tests/cli/client tests/sinks tests/rtc tests/engine
+
 # On a slow machine a test can be late because of what is beside it. Files in which something has failed are run once more,
 # with nothing beside them, and count as failed if they fail again; both are in the output. Whole files, as what fails only
 # behind another test of its file is not late; and measured, where the first run was. Only exit code 1 says that everything
@@ -81,6 +84,7 @@ ifeq ($(strip $(PYTEST_ARGS)),)
 	rm -rf build/coverage
 	$(call run,MXRTC_FAST_TESTS=1 $(MEASURE) $(IN_PROCESS),$(SIDE_BY_SIDE))
 	$(call run,MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS),$(SIDE_BY_SIDE))
+	MXRTC_PORTABLE=1 MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not linux" $(FORKS) $(USER_SIDE)
 	$(call run,$(MEASURE) $(REAL),$(BY_FILE) $(MEASURED))
 	$(call run,$(BIN)/pytest $(REAL),$(BY_FILE) $(MEASURED:%=--ignore=%))
 	$(call run,$(BIN)/pytest -m alone)
@@ -102,6 +106,7 @@ lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.user_side_types
 	$(BIN)/lint-imports
 
 .PHONY: format

@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
+from mxrtc_bridge import system
+
 INTERRUPTED = 130
 """Exit code after each of the signals; it has always been the same for all."""
 PATIENCE_S = 0.8
@@ -130,7 +132,7 @@ class Shutdown:
                 self._cancel()
         pause = AGAIN_S
         while running and (left := first + PATIENCE_S - time.monotonic()) > 0:
-            if signal.sigtimedwait(taken, min(pause, left)) is None:
+            if not system.wait_for_signal(taken, min(pause, left)):
                 pause = 0.05
                 with self._lock:
                     if self._cancel is not None:

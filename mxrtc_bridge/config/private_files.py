@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import ConfigError, LocalError
+from mxrtc_bridge.system import O_PATH
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -189,7 +190,7 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
         ConfigError: it exists and must not be replaced, or cannot be written.
     """
     try:
-        with closing(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+        with closing(os.open(path.parent, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
             write_private_file(folder, path.name, text.encode(), str(path), replace=replace)
     except FileExistsError:
         raise ConfigError(f"{path} exists already; use --force to replace it") from None

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from mxrtc_bridge.system import elapsed_ns
+
 
 def elapsed_s() -> float:
     """Seconds by a clock that nobody sets, and that goes on while the machine sleeps.
 
     For how old something is that was learned from others, who did not sleep; never for timers.
     """
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return elapsed_ns() / 1e9
 
 
 def asleep_s() -> float:
@@ -59,7 +61,7 @@ class LoopClock:
         return time.time_ns() // 1_000_000
 
     def elapsed_ms(self) -> int:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        return elapsed_ns() // 1_000_000
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         return self._loop.call_later(max(0.0, when - time.monotonic()), callback)

@@ -18,6 +18,7 @@ import ifaddr
 from mxrtc_bridge.core.errors import ConfigError, lack_of
 from mxrtc_bridge.core.webrtc.ice import IpAddress
 from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.system import PORTABLE
 
 MAX_HOST_SOCKETS = 8
 """A machine full of container bridges would otherwise offer dozens of candidates that lead nowhere. Those by which the
@@ -171,8 +172,9 @@ def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.s
         OSError: no port could be bound.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
+        sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
@@ -191,7 +193,7 @@ def allow_fragments(sock: socket.socket, *, allowed: bool) -> bool:
     Data may be fragmented: what was cut for a wide path still arrives when that gets narrow (RFC 9260 section 6.9).
     A probe may not, as its arrival would tell nothing then (RFC 8899).
     """
-    option, value = MTU_DISCOVER.get(sock.family), FRAGMENT if allowed else PROBE
+    option, value = None if PORTABLE else MTU_DISCOVER.get(sock.family), FRAGMENT if allowed else PROBE
     try:
         if option is not None:
             sock.setsockopt(*option, value)

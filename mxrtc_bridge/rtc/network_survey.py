@@ -24,6 +24,7 @@ from mxrtc_bridge.rtc.ice import IceConnection
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.interfaces import MTU_DISCOVER, PROBE
 from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.system import PORTABLE
 
 SERVER_S = 6.0
 """How long one server may take; all are asked at once."""
@@ -98,7 +99,12 @@ async def _ask(plan: ServerPlan, uri: str, interfaces: tuple[str, ...], timeout_
 async def largest_packet(
     server: StunServer | TurnServer, *, sizes: Sequence[int] = PACKET_SIZES, try_s: float = PACKET_TRY_S
 ) -> int | None:
-    """The largest IP packet, of ``sizes`` in bytes, that the server answers; None if it answers none of them."""
+    """The largest IP packet, of ``sizes`` in bytes, that the server answers.
+
+    None if it answers none of them, or where the system cannot be told not to divide what is too large.
+    """
+    if PORTABLE:
+        return None
     try:
         address = (await resolve(server.host, server.port))[0]
         return await _largest_packet(address, sizes, try_s)
@@ -112,7 +118,8 @@ async def _largest_packet(address: Address, sizes: Sequence[int], try_s: float) 
     headers = 8 + (40 if family == socket.AF_INET6 else 20)
     waiting = {secrets.token_bytes(12): size for size in sorted(sizes, reverse=True)}
     answered = 0
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
         sock.setsockopt(*MTU_DISCOVER[family], PROBE)
         await loop.sock_connect(sock, address)
         for _ in range(PACKET_TRIES):

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from mxrtc_bridge.rtc.datagrams import Address, GuardedStun
 from mxrtc_bridge.rtc.interfaces import allow_fragments
+from mxrtc_bridge.system import PORTABLE
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -39,6 +40,8 @@ MAX_PENDING = 1024 * 1024
 
 _ANCILLARY = socket.CMSG_SPACE(4)
 _REPORT_SPACE = 512
+_ERROR_QUEUE = 0x2000
+"""``MSG_ERRQUEUE`` of Linux."""
 _HEADROOM = 4
 """First bytes up to 3 are STUN (RFC 7983 section 7)."""
 _RECVERR = {
@@ -96,6 +99,7 @@ class UdpTransport(asyncio.DatagramTransport):
         self.refused = 0
         """Datagrams that the kernel refused, as it does without a route."""
         self._reports: tuple[int, int, tuple[int, int, int]] | None = None
+        offload = offload and not PORTABLE
         self.joins = offload and _accepts(sock, UDP_GRO, 1)
         self.divides = offload and _accepts(sock, UDP_SEGMENT, 0)
         self._loop.add_reader(self._fd, self._readable)
@@ -193,7 +197,7 @@ class UdpTransport(asyncio.DatagramTransport):
 
         Only for a while in which little comes: each time that something can be read costs more then.
         """
-        known = _RECVERR.get(self._sock.family) if sys.platform == "linux" and not self._closing else None
+        known = _RECVERR.get(self._sock.family) if not PORTABLE and not self._closing else None
         if known is None or wanted == (self._reports is not None):
             return
         level, option, _ = known
@@ -260,7 +264,7 @@ class UdpTransport(asyncio.DatagramTransport):
         self._loop.add_reader(self._fd, self._readable)
         for _ in range(_MAX_REPORTS_PER_TURN):
             try:
-                _, ancillary, _, target = self._sock.recvmsg(0, _REPORT_SPACE, socket.MSG_ERRQUEUE)
+                _, ancillary, _, target = self._sock.recvmsg(0, _REPORT_SPACE, _ERROR_QUEUE)
             except OSError:
                 return
             for each_level, kind, value in ancillary:

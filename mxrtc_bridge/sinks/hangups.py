@@ -10,12 +10,15 @@ Where the system has no epoll such a socket is noticed at the next write, or by 
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-_HAS_EPOLL = hasattr(select, "epoll")
+from mxrtc_bridge import system
+
+_EDGES, _HAS_ERROR = 1 << 31, 0x08
+"""EPOLLET and EPOLLERR, which other systems have no names for."""
 _MAX_EVENTS = 256
 """Told at once; the rest with the loop's next turn."""
 
@@ -26,7 +29,7 @@ class HangupWatcher:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)
         self._told: dict[int, Callable[[bool], None]] = {}
-        self._epoll: select.epoll | None = None
+        self._epoll: Any = None
 
     def add(self, descriptor: int, told: Callable[[bool], None]) -> None:
         """Watch a descriptor until :meth:`remove`.
@@ -36,17 +39,17 @@ class HangupWatcher:
             told: called once for each change with True if the socket has an error (a reset), or with False if both
                 of its directions have ended.
         """
-        if not _HAS_EPOLL:
-            return
         loop = self._loop()
         assert loop is not None
         # Without room for one more it is noticed as where there is no epoll.
         with suppress(OSError):
             if self._epoll is None:
-                self._epoll = select.epoll()
+                self._epoll = system.make_epoll()
+                if self._epoll is None:
+                    return
                 loop.add_reader(self._epoll.fileno(), self._ready)
             # Edges only: what is told once stays so.
-            self._epoll.register(descriptor, select.EPOLLET)
+            self._epoll.register(descriptor, _EDGES)
             self._told[descriptor] = told
 
     def remove(self, descriptor: int) -> None:
@@ -69,7 +72,7 @@ class HangupWatcher:
             # Whoever was told before may have ended others.
             told = self._told.get(descriptor)
             if told is not None:
-                told(bool(events & select.EPOLLERR))
+                told(bool(events & _HAS_ERROR))
 
 
 _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, HangupWatcher] = WeakKeyDictionary()

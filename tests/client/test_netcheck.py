@@ -70,6 +70,7 @@ def said(printed: StringIO) -> dict[str, dict[str, object]]:
     return {line["what"]: line for line in map(json.loads, out.splitlines()) if line["kind"] == "netcheck"}
 
 
+@pytest.mark.linux
 async def test_a_network_that_lets_udp_out_is_seen_as_one(
     homeserver: FakeHomeserver, context: Context, printed: StringIO
 ) -> None:

@@ -98,6 +98,7 @@ def kill(peer: DataPeerConnection) -> None:
         protocol.transport.close()
 
 
+@pytest.mark.linux
 def test_program_that_has_died_is_noticed_within_seconds_of_its_last_packet() -> None:
     async def story(pair: Pair, _nat: Nat) -> None:
         kill(pair.callee.peer)

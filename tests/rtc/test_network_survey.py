@@ -49,16 +49,19 @@ async def stun_server(responder: StunResponder) -> AsyncIterator[StunServer]:
 
 
 @pytest.mark.parametrize(("widest", "seen"), [(9000, 1500), (1500, 1500), (1499, 1492), (1279, 1228), (575, None)])
+@pytest.mark.linux
 async def test_the_largest_packet_that_gets_through_is_found(widest: int, seen: int | None) -> None:
     async with stun_server(NarrowResponder(widest)) as server:
         assert await largest_packet(server, try_s=0.05) == seen
 
 
+@pytest.mark.linux
 async def test_a_size_whose_packets_got_lost_is_tried_again() -> None:
     async with stun_server(NarrowResponder(9000, loses=len(PACKET_SIZES))) as server:
         assert await largest_packet(server, try_s=0.05) == 1500
 
 
+@pytest.mark.linux
 async def test_servers_that_do_nothing_are_told_from_one_that_answers() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))

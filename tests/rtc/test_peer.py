@@ -17,6 +17,7 @@ DIRECT = Path(PathKind.DIRECT, "host", "host", "ipv4")
 
 
 @pytest.mark.both_loops
+@pytest.mark.linux
 async def test_pair_connects_directly_and_tells_the_path() -> None:
     async with Pair() as pair:
         assert pair.paths == (DIRECT, DIRECT)

@@ -162,6 +162,7 @@ async def test_runs_arrive_as_the_same_datagrams_with_and_without_help_of_the_ke
 
 
 @pytest.mark.both_loops
+@pytest.mark.linux
 async def test_kernel_joins_and_divides_where_it_can() -> None:
     sender, receiver = Side(), Side()
     # Every kernel since Linux 5.0; without it a bridge works, at a part of the rate that this project promises.
@@ -231,6 +232,7 @@ def test_every_byte_is_sent_once_in_runs_that_the_kernel_takes(
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP])
+@pytest.mark.linux
 async def test_device_that_cannot_divide_gets_single_datagrams_from_then_on(code: int) -> None:
     transport, sock, stun = faked(OSError(code, "cannot"), *[None] * 20)
     transport.send_run(PAYLOAD * 500, 100, ("192.0.2.2", 2))
@@ -250,6 +252,7 @@ async def test_kernel_without_the_options_is_noticed_at_the_start() -> None:
     await stun.close()
 
 
+@pytest.mark.linux
 async def test_datagram_that_the_kernel_refuses_is_counted_and_the_next_goes_out() -> None:
     transport, sock, stun = faked(OSError(errno.ENETUNREACH, "no route"), None)
     transport.send_run(PAYLOAD * 300, 100, ("192.0.2.2", 2))
@@ -325,6 +328,7 @@ async def test_message_of_the_network_about_an_earlier_datagram_does_not_end_the
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.linux
 async def test_port_that_nobody_has_any_more_is_told_and_the_socket_goes_on(host: str) -> None:
     """That libuv ends a poll in which there was an error is seen by what comes after it."""
     side, other, gone = Side(host=host), Side(host=host), Side(host=host)
@@ -362,6 +366,7 @@ async def test_datagram_before_which_an_earlier_one_found_nobody_is_sent() -> No
 
 
 @pytest.mark.both_loops
+@pytest.mark.linux
 async def test_report_that_comes_without_an_error_of_the_socket_is_taken_too() -> None:
     """So it is with a probe that is too large for our own interface."""
     side, other, gone = Side(), Side(), Side()
@@ -389,6 +394,7 @@ async def test_flood_is_read_in_turns() -> None:
     await asyncio.gather(sender.close(), receiver.close())
 
 
+@pytest.mark.linux
 async def test_only_a_probe_is_lost_where_it_would_have_to_be_fragmented(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
 

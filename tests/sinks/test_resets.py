@@ -101,6 +101,7 @@ async def test_it_is_noticed_while_both_directions_are_busy() -> None:
         assert recorder.closed[0] in (RESET, UNREAD)
 
 
+@pytest.mark.linux
 async def test_it_is_noticed_after_the_other_side_has_half_closed() -> None:
     for _ in range(ROUNDS):
         pair = Pair(tcp_pair())
@@ -113,6 +114,7 @@ async def test_it_is_noticed_after_the_other_side_has_half_closed() -> None:
         await recorder.until(lambda r: r.closed == [UNREAD])
 
 
+@pytest.mark.linux
 async def test_a_half_closed_program_at_a_unix_socket_is_missed_when_it_is_gone() -> None:
     one, other = socket.socketpair()
     sink = SocketSink(one, gone_s=0.05)
@@ -142,6 +144,7 @@ async def test_a_program_at_a_unix_socket_that_answers_and_is_gone_has_ended_in_
         await recorder.until(lambda r: r.closed == [None])
 
 
+@pytest.mark.linux
 async def test_one_that_is_gone_while_its_words_wait_is_missed_after_them() -> None:
     one, other = socket.socketpair()
     other.setblocking(False)
@@ -169,6 +172,7 @@ async def test_the_end_of_both_directions_is_no_failure(make_pair: MakePair) -> 
     await recorder.until(lambda r: r.closed == [None])
 
 
+@pytest.mark.linux
 async def test_it_is_noticed_while_reading_is_paused_and_what_is_there_can_still_be_had() -> None:
     pair = Pair(tcp_pair())
     pair.sink.pause_reading()

@@ -12,7 +12,7 @@ from mxrtc_bridge.matrix.crypto.binding import available
 
 log = logging.getLogger(__name__)
 
-NO_LIBRARY = "the package vodozemac is not installed (it exists for Linux on x86-64 and aarch64)"
+NO_LIBRARY = "the package vodozemac is not installed (it exists for Linux on x86-64 and aarch64, and for macOS)"
 
 
 def why_impossible(settings: EncryptionSettings) -> str | None:

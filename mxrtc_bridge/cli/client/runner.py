@@ -12,7 +12,6 @@ from functools import update_wrapper
 from typing import Concatenate, NoReturn, ParamSpec
 
 import click
-import uvloop
 
 from mxrtc_bridge.cli.shutdown import SHUTDOWN
 from mxrtc_bridge.cli.standard_streams import OutputError
@@ -21,6 +20,7 @@ from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.sharing.lending import Lending
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, first_error
+from mxrtc_bridge.system import run_loop
 
 P = ParamSpec("P")
 
@@ -57,7 +57,7 @@ def run(report: Report, work: Callable[[], Awaitable[None]], lending: Lending | 
                     closing.enter_context(shutdown.bounded(lambda: code))
 
         try:
-            uvloop.run(to_the_end())
+            run_loop(to_the_end())
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
     sys.exit(code)

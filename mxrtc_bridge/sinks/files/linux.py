@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 
 from mxrtc_bridge.sinks.files.disk_names import on_disk
+from mxrtc_bridge.system import O_PATH, PORTABLE
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -36,9 +37,10 @@ class _Library:
 
     def __init__(self) -> None:
         self.calls = ctypes.CDLL(None, use_errno=True)
-        self.has_openat2 = hasattr(self.calls, "syscall")
-        self.has_renameat2 = hasattr(self.calls, "renameat2")
-        self.has_syncfs = hasattr(self.calls, "syncfs")
+        # Elsewhere there may be a call of that name, or number, that does something else.
+        self.has_openat2 = not PORTABLE and hasattr(self.calls, "syscall")
+        self.has_renameat2 = not PORTABLE and hasattr(self.calls, "renameat2")
+        self.has_syncfs = not PORTABLE and hasattr(self.calls, "syncfs")
 
 
 _LIBRARY = _Library()
@@ -87,7 +89,7 @@ def _open_stepwise(directory: int, parts: Sequence[str], flags: int, mode: int) 
     at = directory
     try:
         for part in parts[:-1]:
-            below = os.open(on_disk(part), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            below = os.open(on_disk(part), O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             if at != directory:
                 os.close(at)
             at = below

@@ -20,6 +20,7 @@ from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import open_beneath
+from mxrtc_bridge.system import O_PATH
 
 FILE_MODE = 0o600
 
@@ -75,7 +76,7 @@ class RootedDirectory:
                 return os.fstat(self.descriptor)
             if len(parts) == 1:
                 return os.stat(on_disk(parts[0]), dir_fd=self.descriptor, follow_symlinks=False)
-            with closing(open_beneath(self.descriptor, parts[:-1], os.O_PATH | os.O_DIRECTORY)) as above:
+            with closing(open_beneath(self.descriptor, parts[:-1], O_PATH | os.O_DIRECTORY)) as above:
                 return os.stat(on_disk(parts[-1]), dir_fd=above, follow_symlinks=False)
         except OSError:
             return None

@@ -69,7 +69,8 @@ class Sources:
         # this object lives, so that a lost connection costs nothing even then.
         self._mark = "" if resume else f"{secrets.token_hex(8)}-"
         self._workers = FileThreads()
-        self._given_up = -1
+        self._given_up: tuple[int, int] | None = None
+        """A pipe, whose end to write to tells whoever reads standard input to stop."""
         self._trees: list[Tree] = []
         self._singles: list[_Single] = []
         self._entries: list[Found] = []
@@ -83,13 +84,13 @@ class Sources:
         """
         if not 1 <= len(self._paths) <= MAX_SOURCES:
             raise LocalError(f"{len(self._paths)} paths were named; give 1 to {MAX_SOURCES}")
-        self._given_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._given_up = os.pipe()
         finding = asyncio.ensure_future(self._workers.run(self._find_all))
         try:
             await asyncio.wait([finding])
             finding.result()
         except BaseException:
-            os.eventfd_write(self._given_up, 1)
+            os.write(self._given_up[1], b"x")
             with contextlib.suppress(Exception):
                 await finding  # a disk may still be waited for
             self.close()
@@ -123,9 +124,10 @@ class Sources:
             if single.descriptor >= 0:
                 os.close(single.descriptor)
         self._trees, self._singles = [], []
-        if self._given_up >= 0:
-            os.close(self._given_up)
-            self._given_up = -1
+        if self._given_up is not None:
+            for end in self._given_up:
+                os.close(end)
+            self._given_up = None
 
     def _find_all(self) -> None:
         for path in self._paths:
@@ -202,11 +204,13 @@ class Sources:
         self._add_single(name, os.fstat(descriptor), _Single(None, descriptor))
 
     def _copy_stdin(self, target: int) -> None:
+        assert self._given_up is not None
+        given_up, _ = self._given_up
         waiting = select.poll()
         waiting.register(self._stdin, select.POLLIN)
-        waiting.register(self._given_up, select.POLLIN)
+        waiting.register(given_up, select.POLLIN)
         while True:
-            if any(ready == self._given_up for ready, _ in waiting.poll()):
+            if any(ready == given_up for ready, _ in waiting.poll()):
                 raise LocalError("standard input was not read to its end")
             try:
                 data = os.read(self._stdin, _COPY_SIZE)

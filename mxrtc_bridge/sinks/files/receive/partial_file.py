@@ -25,6 +25,7 @@ from mxrtc_bridge.config.private_files import open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.sinks.files.os_errors import translated
+from mxrtc_bridge.system import sync_data
 
 SYNC_EVERY_BYTES = 32 * CHUNK_BYTES
 """What a power failure may cost; a killed process loses one chunk."""
@@ -162,8 +163,8 @@ class PartialFile:
         if self.verified - self._unsynced < (1 if always else SYNC_EVERY_BYTES):
             return
         try:
-            os.fdatasync(self.descriptor)
-            os.fdatasync(self._map)
+            sync_data(self.descriptor)
+            sync_data(self._map)
         except OSError as error:
             raise translated(error) from error
         self._unsynced = self.verified

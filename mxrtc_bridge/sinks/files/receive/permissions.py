@@ -27,6 +27,7 @@ import stat
 import struct
 from dataclasses import dataclass
 
+from mxrtc_bridge import system
 from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
@@ -76,7 +77,7 @@ class FilePermissions:
             mode, access_list = mode & ~_GROUP, None
         if access_list is not None:
             try:
-                os.setxattr(descriptor, _ACCESS_LIST, access_list)
+                system.set_attribute(descriptor, _ACCESS_LIST, access_list)
             except OSError as error:
                 if error.errno not in _NOT_GIVEN:
                     raise
@@ -89,7 +90,7 @@ class FilePermissions:
             else:
                 return
         try:
-            os.removexattr(descriptor, _ACCESS_LIST)  # that the state directory may have handed down
+            system.remove_attribute(descriptor, _ACCESS_LIST)  # that the state directory may have handed down
         except OSError as error:
             if error.errno not in _NO_LIST:
                 raise
@@ -229,7 +230,7 @@ def _set_directory_mode(descriptor: int, mode: int) -> None:
     try:
         # A list of the three classes alone is the mode, and leaves the bit as it is; RestrictSUIDSGID= of systemd
         # forbids every fchmod that has the bit, also one that only keeps it.
-        os.setxattr(descriptor, _ACCESS_LIST, _mode_as_list(mode))
+        system.set_attribute(descriptor, _ACCESS_LIST, _mode_as_list(mode))
     except OSError as error:
         if error.errno not in _NO_LIST:
             raise
@@ -259,7 +260,7 @@ def _enterable(mode: int) -> int:
 
 def _attribute(descriptor: int, name: str) -> bytes | None:
     try:
-        return os.getxattr(descriptor, name)
+        return system.get_attribute(descriptor, name)
     except OSError as error:
         if error.errno in _NO_LIST:
             return None
@@ -269,7 +270,8 @@ def _attribute(descriptor: int, name: str) -> bytes | None:
 def _nameless_file(directory: int, mode: int) -> int:
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
-        return os.open(".", flags | os.O_TMPFILE, mode, dir_fd=directory)
+        if system.O_TMPFILE:
+            return os.open(".", flags | system.O_TMPFILE, mode, dir_fd=directory)
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
             raise

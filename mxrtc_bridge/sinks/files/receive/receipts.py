@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
+from mxrtc_bridge.system import sync_data
 
 MAX_LINE_BYTES = 16 * 1024
 MAX_INDEXED = 200_000
@@ -178,7 +179,7 @@ class Receipts:
 
     def sync(self) -> None:
         """Make durable what was appended."""
-        os.fdatasync(self.descriptor)
+        sync_data(self.descriptor)
 
     def find(self, identity: PartialFileKey) -> Receipt | None:
         """Return the last receipt of ``identity``, if it can be found."""

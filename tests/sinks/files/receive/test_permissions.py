@@ -91,6 +91,7 @@ def dress(draw: random.Random, path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(24))
+@pytest.mark.linux
 async def test_what_is_fetched_has_what_any_program_would_give_it_there(tmp_path: Path, seed: int) -> None:
     """Umask, setgid, default access lists, one below the other, drawn at random; the kernel says what is right."""
     draw = random.Random(seed)
@@ -143,6 +144,7 @@ async def test_the_group_of_a_box_with_setgid_may_read_what_arrives(tmp_path: Pa
 
 @needs_root
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.linux
 async def test_the_default_access_list_of_a_box_lets_another_user_read_and_nobody_else(size: int) -> None:
     with public_directory() as public:
         public.chmod(0o755)
@@ -239,6 +241,7 @@ def receive_confined(box_path: Path, *, users: bool, calls: bool, groups: list[i
 
 @needs_confinement
 @pytest.mark.parametrize("users", [False, True])
+@pytest.mark.linux
 def test_setgid_counts_also_where_a_service_may_not_set_it(users: bool) -> None:
     with public_directory() as public:
         box_path = public / "box"
@@ -277,6 +280,7 @@ def test_the_commands_of_the_page_give_an_inbox_that_is_in_use_to_a_group(users:
 
 @needs_confinement
 @pytest.mark.parametrize(("users", "mode"), [(False, "0640"), (True, "0600")])
+@pytest.mark.linux
 def test_a_default_access_list_of_people_whom_a_service_cannot_know_costs_no_file(users: bool, mode: str) -> None:
     """What it cannot pass on lets nobody in, and what arrives is kept."""
     with public_directory() as public:
