@@ -150,9 +150,9 @@ class Shutdown:
                     return
                 if not asked:
                     self._cancel()
-            asked, same_until = True, time.monotonic() + SAME_S
+            asked, before, same_until = True, number, time.monotonic() + SAME_S
             number = signal.sigwait(taken)
-            while number != signal.SIGTERM and time.monotonic() < same_until:
+            while number == before and time.monotonic() < same_until:
                 number = signal.sigwait(taken)
 
     def _end(self) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mxrtc_bridge.demo.processes import ManagedProcess
+from mxrtc_bridge.demo.processes import ManagedProcess, ProcessError
 from tests.e2e.world import World, digest, echo, payload, pump
 from tests.waiting import until
 
@@ -139,8 +140,12 @@ async def test_a_hang_up_is_for_the_command_and_not_for_its_guests(world: World,
         writer.write(b"hello")
         assert await asyncio.wait_for(reader.readexactly(5), 15) == b"hello"
         assert holder.returncode is None
-        holder.send_signal(signal.SIGINT)
-        assert await holder.wait(15) == 130
+        # Two of a kind that come close together are one.
+        while holder.returncode is None:
+            holder.send_signal(signal.SIGINT)
+            with contextlib.suppress(ProcessError):
+                await holder.wait(2)
+        assert holder.returncode == 130
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(), 15)
         writer.close()
