@@ -38,7 +38,7 @@ class Bench:
         self.reads: list[Callable[[], Config]] = []
         """What the next reads do, in their threads."""
         self.steps: list[list[tuple[str, Callable[[str], Awaitable[None]]]]] = []
-        self.asked = asyncio.Event()
+        self.asked, started_with = asyncio.Event(), load(GOOD)
         self.reload = Reload(
             path,
             at_once=(lambda config: self.in_force.append(name_of(config)),),
@@ -49,7 +49,7 @@ class Bench:
             rest_s=0.1,
             cancel_s=0.1,
             quiet_s=0.0,
-            restart_only=lambda config: restart_only(load(GOOD), config),
+            restart_only=lambda config: restart_only(started_with, config),
         )
 
     async def ask(self) -> str:

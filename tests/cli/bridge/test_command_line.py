@@ -38,8 +38,8 @@ def test_init_writes_where_the_service_looks_and_no_command_needs_to_be_told(tmp
     assert "build/web" in out
     assert out.endswith("\nconfig.yaml\nregistration.yaml\n")
     assert list(tmp_path.iterdir()) == []
-    assert "   mxrtc-bridge check\n" in err
-    assert "   mxrtc-bridge run\n" in err
+    assert "\n  mxrtc-bridge check\n" in err
+    assert "\n  mxrtc-bridge run\n" in err
 
 
 def test_without_that_place_it_is_here(tmp_path: Path) -> None:
