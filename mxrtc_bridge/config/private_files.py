@@ -27,6 +27,7 @@ MAX_COPIES = 99
 """Of a file beside it."""
 MAX_LINKS = 40
 """As the kernel follows them."""
+_ACCESS_LIST = "system.posix_acl_access"
 _WRITE_BY_OTHERS = 0o022
 """An access list that lets others write shows in the bits of the group as well."""
 
@@ -199,7 +200,7 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
 
 
 def replace_text(path: Path, text: str, *, before: str, keep_as: str | None = None) -> str | None:
-    """Give a file another content at once, with the mode, owner and group that it has.
+    """Give a file another content at once, with the mode, owner, group and access list that it has.
 
     Args:
         path: of the file itself, not of a link to it.
@@ -211,7 +212,7 @@ def replace_text(path: Path, text: str, *, before: str, keep_as: str | None = No
         The name under which it is kept.
 
     Raises:
-        ConfigError: it cannot be written, its owner cannot be kept, or somebody else has changed it.
+        ConfigError: it cannot be written, its owner or access list cannot be kept, or somebody else has changed it.
     """
     aside, kept = f"{path.name}.{secrets.token_hex(8)}.new", None
     try:
@@ -261,7 +262,7 @@ def _second_name(folder: int, name: str, wanted: str) -> str:
 def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str) -> None:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with os.fdopen(os.open(path.name, os.O_RDONLY | flags, dir_fd=folder), "rb") as old:
-        status = os.fstat(old.fileno())
+        status, access = os.fstat(old.fileno()), _access_list(old.fileno())
         if old.read().decode("utf-8-sig", "replace") != before:
             raise ConfigError(f"{path} was changed meanwhile, so nothing was written; try again")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, FILE_MODE, dir_fd=folder), "wb") as new:
@@ -275,9 +276,24 @@ def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str)
                     "write another one that does; edit it by hand"
                 ) from None
         os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
+        if access is not None:
+            # By it somebody may read it who would not by its mode, as the bridge's user.
+            os.setxattr(new.fileno(), _ACCESS_LIST, access)
         new.write(data)
         new.flush()
         os.fsync(new.fileno())
+
+
+def _access_list(descriptor: int) -> bytes | None:
+    """The access list of a file, as the kernel writes it; None where it has none, or the system knows none."""
+    if not hasattr(os, "getxattr"):
+        return None
+    try:
+        return os.getxattr(descriptor, _ACCESS_LIST)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
 
 
 @contextlib.contextmanager

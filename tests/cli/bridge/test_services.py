@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ from tests.bridge_command import Run, run_in_process
 from tests.cli.bridge.test_running_bridge import bridge
 from tests.other_user import OTHER_UID, needs_root, public_directory
 
+NOBODY = 0xFFFFFFFF
+"""In an access list: of the owner, the group, or everybody else (``acl_entry`` of Linux)."""
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 
 
@@ -146,6 +150,22 @@ def test_owner_and_group_are_kept(run: Run, folder_owner: int, file_owner: int) 
         status = config.stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (file_owner, OTHER_UID, 0o640)
         assert "build/web" in listed(run, config)
+
+
+def test_an_access_list_is_kept(config: Path, run: Run) -> None:
+    """By which the bridge's user reads a file of root, say: without it the bridge would not start any more."""
+    entries = [(1, 6, NOBODY), (2, 4, OTHER_UID), (4, 0, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)]
+    written = struct.pack("<L", 2) + b"".join(struct.pack("<HHL", *entry) for entry in entries)
+    try:
+        os.setxattr(config, "system.posix_acl_access", written)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("this file system has no access lists")
+    mode = config.stat().st_mode
+    assert run("add", "web", "tcp:127.0.0.1:80", "-c", config)[0] == 0
+    assert (os.getxattr(config, "system.posix_acl_access"), config.stat().st_mode) == (written, mode)
+    assert "build/web" in listed(run, config)
 
 
 @needs_root
