@@ -21,7 +21,7 @@ from mxrtc_bridge.bridge.runner import STOP_S, LastBound, run
 from mxrtc_bridge.cli.bridge.command_line import ExitCode
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.virtual_users import Consent
+from mxrtc_bridge.matrix.virtual_users import AdminConsent
 from tests.bridge.homeserver import DOMAIN, FakeHomeserver
 from tests.config.samples import GOOD, load
 
@@ -316,7 +316,7 @@ async def test_reload_that_is_asked_for_while_the_bridge_starts_is_done_when_it_
 async def test_a_start_says_when_the_configuration_is_of_an_earlier_version(
     caplog: pytest.LogCaptureFixture, version: int
 ) -> None:
-    strange = Consent(frozenset({UserId("@strange:example.org")}))
+    strange = AdminConsent(frozenset({UserId("@strange:example.org")}))
     with pytest.raises(ConfigError, match="there is no such user"):
         await run(load(GOOD | {"version": version}), strange)
     said = "the configuration is written in version 1 and is read as it was meant then; to have it in version 2: "
