@@ -64,7 +64,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "client/sharing/test_holder.py": (
         "two commands are joined, with both ends of what one lends to the other",
         [
-            "client/sharing/failures.py", "client/sharing/guest.py", "engine/borrowed_channels.py",
+            "client/sharing/guest.py", "engine/borrowed_channels.py",
             "engine/lent_channel.py", "sinks/frame_socket.py",
         ],
     ),

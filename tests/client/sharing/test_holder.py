@@ -29,6 +29,11 @@ SSH = ServiceName("ssh")
 KIB = 1024
 
 
+def joined(placed: Placed) -> int:
+    """How many services have a stream that listens to them."""
+    return sum(sink.listener is not None for sink in placed.session.connector.sinks)
+
+
 async def test_bytes_go_both_ways_and_each_end_is_an_end_of_its_own(tmp_path: Path) -> None:
     """Half-close, as ssh and rsync use it."""
     placed = Placed()
@@ -72,7 +77,7 @@ async def test_a_reset_arrives_as_a_reset_in_both_directions(tmp_path: Path) -> 
         connection = await bench.connection()
         here, there = FakeSink(), FakeSink()
         first, second = connection.links.open_stream(SSH, here), connection.links.open_stream(SSH, there)
-        await until(lambda: len(placed.session.connector.sinks) == 2)
+        await until(lambda: joined(placed) == 2)
         one, other = placed.session.connector.sinks
         here.listener.sink_closed("Connection reset by peer")
         await until(lambda: "reset" in one.events)
@@ -91,7 +96,7 @@ async def test_a_guest_that_is_gone_has_its_streams_cut_and_no_others(tmp_path: 
         kept = FakeSink()
         staying.links.open_stream(SSH, kept)
         gone.links.open_stream(SSH, FakeSink())
-        await until(lambda: len(placed.session.connector.sinks) == 2)
+        await until(lambda: joined(placed) == 2)
         first, second = placed.session.connector.sinks
         await calling.__aexit__(None, None, None)
         await until(lambda: "reset" in second.events)
@@ -339,7 +344,7 @@ async def test_a_guest_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
             await raw.hear(messages.Connected)
             raw.say(OPEN, Frame(FrameKind.TEXT, 1, b'{"t":"open","s":"a"}'))
             raw.say(Frame(FrameKind.TEXT, 1, b'{"t":"ack","o":0,"w":4194304}'))
-            await until(lambda: placed.session.connector.sinks)
+            await until(lambda: joined(placed))
             for _ in range(64):
                 placed.session.connector.sinks[0].listener.data_received(bytes(64 * KIB))
             await until(lambda: bench.holder.guests == 0)

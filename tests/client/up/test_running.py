@@ -69,7 +69,7 @@ async def test_a_connection_that_fails_is_tried_again_until_it_stands(tmp_path: 
     bench = Bench(tmp_path, network, 0)
     async with bench.running():
         reader, writer = await asyncio.open_connection("127.0.0.1", await bench.listening())
-        await until(lambda: placed.session.connector.sinks)
+        await until(lambda: [each for each in placed.session.connector.sinks if each.listener])
         placed.session.connector.sinks[0].listener.data_received(b"hello")
         assert await asyncio.wait_for(reader.readexactly(5), 10) == b"hello"
         writer.close()
