@@ -21,7 +21,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-SYNAPSE := matrix-synapse>=1.141,<2
+SYNAPSE := matrix-synapse[oidc]>=1.141,<2
 PINNED := --constraint constraints.txt
 PYTEST_ARGS ?=
 LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \

@@ -6,19 +6,24 @@ Scripts and prompts ask for the status often, so nothing is loaded here that onl
 from __future__ import annotations
 
 import contextlib
-import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
+from mxrtc_bridge.client.login import methods
+from mxrtc_bridge.client.login import offer as offers
+from mxrtc_bridge.client.login.offer import Method, Offer, read_user
+from mxrtc_bridge.client.login.tokens import login_lock, tokens_of
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.service_table import service_lines
-from mxrtc_bridge.client.state import Login
+from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.client.waiting import Waiting
-from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import UserId, typed_user_id
+from mxrtc_bridge.core.errors import HomeserverError, LoginError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.login.server import AuthorizationServer
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
@@ -28,33 +33,155 @@ _OURS = frozenset({"kind", "time"})
 """Keys that every object has."""
 
 
-async def login(context: Context, user: str, password: str, homeserver: str | None, prefix: str, bot: str) -> None:
-    """Log in and keep the token."""
-    try:
-        user_id = typed_user_id(user)
-    except EventError as error:
-        raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
-    if not password:
-        raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
-    _check_free(context, user_id)
+@dataclass(frozen=True, slots=True)
+class LoginOptions:
+    """How to log in."""
+
+    user: str
+    """As it was typed."""
+    homeserver: str | None = None
+    """Its address; None to find it."""
+    by: Method | None = None
+    """The way; None for what the homeserver offers."""
+    prefix: str = "rtc_"
+    bot: str = "rtcbot"
+
+
+async def find_offer(context: Context, options: LoginOptions) -> tuple[Offer, Method]:
+    """What the homeserver offers, and the way that will be taken; asks nothing that would begin a login.
+
+    Raises:
+        ClientError: somebody else is logged in here, or there is no way that could be taken.
+        HomeserverError: the homeserver does not say.
+    """
+    user = read_user(options.user)
+    _check_free(context, user)
     # First, as the homeserver makes a device each time, which nobody could use.
     context.state.try_to_save()
     waiting = Waiting(context.report, context.call.timeout_s)
     async with waiting.limited():
-        address = homeserver or await matrix_login.discover(user_id, waiting.patience)
-        account = await matrix_login.log_in(
-            address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}", waiting.patience
-        )
-    login = Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
+        with _refusals():
+            offer = await offers.find_offer(user, options.homeserver, waiting.patience)
+    return offer, offer.choose(options.by)
+
+
+async def login(context: Context, options: LoginOptions, offer: Offer, method: Method, password: str = "") -> None:
+    """Log in by one of the ways that are offered, and keep the token.
+
+    Raises:
+        ClientError: it did not work, and why.
+        HomeserverError: the homeserver refuses us, or is away.
+    """
+    waiting = Waiting(context.report, context.call.timeout_s)
+    means = methods.Means(context.report, waiting.patience, open_browser=methods.usual_browser())
+    with _refusals():
+        match method, offer.server:
+            case Method.CODE, AuthorizationServer() as server:
+                made = await methods.by_code(offer, server, means)
+            case Method.BROWSER, AuthorizationServer() as server:
+                made = await methods.by_browser(offer, server, means)
+            case Method.BROWSER, _:
+                made = await methods.by_sso(offer.homeserver, means)
+            case _:
+                await login_by_password(context, options, password, found=offer.homeserver)
+                return
+    await _keep(context, options, made, waiting)
+
+
+async def login_by_password(
+    context: Context, options: LoginOptions, password: str, *, found: str | None = None
+) -> None:
+    """Log in with a password, whatever else is offered, and keep the token."""
+    if not password:
+        raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
+
+    async def log_in(address: str, user: UserId, means: methods.Means) -> methods.LoggedIn:
+        return await methods.by_password(address, user, password, means)
+
+    await _login_at(context, options, log_in, found)
+
+
+async def login_by_token(context: Context, options: LoginOptions, token: str) -> None:
+    """Keep an access token that the user has from elsewhere."""
+    if not token:
+        raise ClientError(Exit.USAGE, "the file given with --token-file holds no access token in its first line")
+
+    async def log_in(address: str, _user: UserId, means: methods.Means) -> methods.LoggedIn:
+        return await methods.by_token(address, token, means)
+
+    await _login_at(context, options, log_in, options.homeserver, keep_others=True)
+
+
+async def _login_at(
+    context: Context,
+    options: LoginOptions,
+    log_in: Callable[[str, UserId, methods.Means], Awaitable[methods.LoggedIn]],
+    found: str | None,
+    *,
+    keep_others: bool = False,
+) -> None:
+    user = read_user(options.user)
+    _check_free(context, user)
+    context.state.try_to_save()
+    waiting = Waiting(context.report, context.call.timeout_s)
+    async with waiting.limited():
+        address = found or options.homeserver or await matrix_login.discover(user, waiting.patience)
+        made = await log_in(address, user, methods.Means(context.report, waiting.patience))
+    await _keep(context, options, made, waiting, end_others=not keep_others)
+
+
+async def _keep(
+    context: Context, options: LoginOptions, made: methods.LoggedIn, waiting: Waiting, *, end_others: bool = True
+) -> None:
+    """Write a login down, if it is that of the user who was meant.
+
+    Args:
+        context: what all commands share.
+        options: who was meant.
+        made: the login.
+        waiting: how to ask the homeserver.
+        end_others: whether to end the session if it is not kept.
+    """
+    account, user = made.account, read_user(options.user)
+    login = Login(
+        account.base_url,
+        account.user_id,
+        account.device_id,
+        made.token,
+        prefix=options.prefix,
+        bot=options.bot,
+        renewal=made.renewal,
+    )
     try:
+        _check_user(account, user)
         context.state.save_login(login)
     except ClientError:
-        with contextlib.suppress(HomeserverError):
-            await matrix_login.log_out(account)
+        if end_others:
+            with contextlib.suppress(HomeserverError):
+                await methods.end_session(made, waiting.patience)
         raise
     context.report.say(
-        "login", f"logged in as {account.user_id}", user=account.user_id, device=account.device_id, homeserver=address
+        "login",
+        f"logged in as {account.user_id}",
+        user=account.user_id,
+        device=account.device_id,
+        homeserver=account.base_url,
     )
+
+
+def _check_user(account: Account, user: UserId) -> None:
+    """Refuse the login of somebody else, whom a browser was logged in as, or that another page has brought."""
+    if account.user_id != user:
+        raise ClientError(Exit.USAGE, f"this is a login of {account.user_id}, and not of {user}; nothing is kept")
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What goes wrong with a login is the end of the command."""
+    try:
+        yield
+    except LoginError as error:
+        raise ClientError(Exit.USAGE, str(error)) from error
 
 
 def _check_free(context: Context, user: UserId) -> None:
@@ -103,19 +230,25 @@ async def accounts(context: Context, default: str | None) -> None:
 
 async def logout(context: Context) -> None:
     """End the session at the homeserver and forget the token; forgets it even where the homeserver is away."""
-    login = context.state.load_login()
     waiting = Waiting(context.report, context.call.timeout_s)
-    try:
-        async with waiting.limited():
-            await matrix_login.log_out(_account(login), waiting.patience)
-    except (HomeserverError, ClientError) as error:
+    # A renewal by another command would leave a session behind that nobody knows.
+    login = context.state.load_login()
+    async with login_lock(context.state) if login.renewal else contextlib.nullcontext():
+        login = context.state.load_login()
+        try:
+            async with waiting.limited():
+                if login.renewal is not None:
+                    await methods.revoke(login.renewal, waiting.patience)
+                else:
+                    await matrix_login.log_out(_account(context.state, login), waiting.patience)
+        except (HomeserverError, ClientError) as error:
+            context.state.forget_login()
+            raise ClientError(
+                Exit.RETRY,
+                f"the token is forgotten here, but the homeserver was not told ({error}); "
+                f"remove the session {login.device_id} in another client",
+            ) from error
         context.state.forget_login()
-        raise ClientError(
-            Exit.RETRY,
-            f"the token is forgotten here, but the homeserver was not told ({error}); "
-            f"remove the session {login.device_id} in another client",
-        ) from error
-    context.state.forget_login()
     context.report.say("logout", f"logged out {login.user_id}", user=login.user_id)
 
 
@@ -125,7 +258,7 @@ async def status(context: Context) -> None:
     waiting = Waiting(report, context.call.timeout_s)
     try:
         async with waiting.limited():
-            await matrix_login.check(_account(login), waiting.patience)
+            await matrix_login.check(_account(context.state, login), waiting.patience)
         reachable, problem, code = True, "", Exit.DONE
     except HomeserverError as error:
         reachable, problem = False, explain_refusal(error)
@@ -180,5 +313,5 @@ def _shown(text: str) -> str:
     return display(text, MAX_COLUMNS)
 
 
-def _account(login: Login) -> Account:
-    return Account(login.homeserver, login.user_id, login.device_id, login.access_token)
+def _account(state: StateFolder, login: Login) -> Account:
+    return Account(login.homeserver, login.user_id, login.device_id, tokens_of(state, login))

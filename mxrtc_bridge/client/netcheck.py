@@ -6,6 +6,7 @@ import os
 
 from mxrtc_bridge.client.calls.connection import USUAL_BYTES
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
+from mxrtc_bridge.client.login.tokens import tokens_of
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.call.limits import CLOCK_TOLERANCE_MS
@@ -35,7 +36,7 @@ async def netcheck(context: Context) -> None:
         ConfigError: no network interface is up.
     """
     login, waiting = context.state.load_login(), Waiting(context.report, context.call.timeout_s)
-    account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
+    account = Account(login.homeserver, login.user_id, login.device_id, tokens_of(context.state, login))
     _tell_proxies(context)
     async with account.connect(waiting.patience) as homeserver:
         servers = await _servers(context, waiting, homeserver)

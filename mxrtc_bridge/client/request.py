@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.login.tokens import tokens_of
 from mxrtc_bridge.client.options import Context, peer_name
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.waiting import HOMESERVER, Waiting
@@ -88,7 +89,7 @@ async def _told(
         ClientError: it does not answer, or says no.
     """
     bot = UserId(f"@{login.bot}:{server}")
-    account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
+    account = Account(login.homeserver, login.user_id, login.device_id, tokens_of(context.state, login))
     waiting = Waiting(context.report, context.call.timeout_s)
     waiting.waits_for(f"{HOMESERVER}, and for the bot to join our room")
     async with account.connect(waiting.patience) as homeserver:

@@ -12,9 +12,8 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.config.private_files import (
@@ -23,8 +22,9 @@ from mxrtc_bridge.config.private_files import (
     open_private_file,
     write_private_file,
 )
-from mxrtc_bridge.core.errors import EventError, LocalError
+from mxrtc_bridge.core.errors import EventError, LocalError, LoginError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
+from mxrtc_bridge.core.login.server import checked_address, is_on_loopback
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,23 @@ MAX_FILE_BYTES = 256 * 1024
 MAX_ROOMS = 1000
 MAX_LOGIN_BYTES = 4096
 """What a login takes at most, as a rule."""
+MAX_FIELD_CHARS = 8192
+"""Of a token or an address in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """How the access token of a login by OAuth 2.0 is renewed, and the session ended."""
+
+    token_endpoint: str
+    revocation_endpoint: str
+    """Empty if the server has none."""
+    client_id: str
+    refresh_token: str = field(repr=False)
+    renew_at: float
+    """When a new access token is due, in seconds since 1970; 0 for when the homeserver does not take it any more."""
+    expires_at: float
+    """When it is of no use any more; 0 if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,8 @@ class Login:
     """Prefix of the bridge's virtual users on the user's own server."""
     bot: str = "rtcbot"
     """Localpart of the bridge's bot, which knows all peers."""
+    renewal: Renewal | None = None
+    """None where the access token is good until the session ends."""
 
     @property
     def server(self) -> str:
@@ -109,7 +128,7 @@ class StateFolder:
             raise ClientError(Exit.USAGE, "nobody is logged in; log in with 'mxrtc login @you:example.org'")
         try:
             return _read_login(data)
-        except (LookupError, EventError) as error:
+        except (LookupError, EventError, LoginError) as error:
             raise ClientError(Exit.USAGE, f"{path} is damaged ({error}); log in again with 'mxrtc login'") from error
 
     def save_login(self, login: Login) -> None:
@@ -137,7 +156,7 @@ class StateFolder:
         with self.opened() as folder:
             for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
                 # Also what a crash has left of one that was being written.
-                if name.startswith(("login.json", "rooms.json", "known.json", "crypto.")):
+                if name.startswith(("login.", "rooms.json", "known.json", "crypto.")):
                     try:
                         os.unlink(name, dir_fd=folder)
                     except OSError as error:
@@ -307,10 +326,41 @@ class StateFolder:
 
 
 def _read_login(data: Mapping[str, object]) -> Login:
-    found: dict[str, Any] = {}
-    for each in fields(Login):
-        value = data.get(each.name, each.default)
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_LOGIN_BYTES:
-            raise LookupError(f"{each.name} is missing or no short text")
-        found[each.name] = value
-    return Login(**{**found, "user_id": parse_user_id(found["user_id"])})
+    renewal = data.get("renewal")
+    return Login(
+        homeserver=_text(data, "homeserver"),
+        user_id=parse_user_id(_text(data, "user_id")),
+        device_id=_text(data, "device_id"),
+        access_token=_text(data, "access_token"),
+        prefix=_text(data, "prefix", "rtc_"),
+        bot=_text(data, "bot", "rtcbot"),
+        renewal=None if renewal is None else _read_renewal(renewal, _text(data, "homeserver")),
+    )
+
+
+def _read_renewal(found: object, homeserver: str) -> Renewal:
+    data: Mapping[str, object] = found if isinstance(found, dict) else {}
+    loopback = is_on_loopback(homeserver)
+    revocation = data.get("revocation_endpoint")
+    return Renewal(
+        token_endpoint=checked_address(data.get("token_endpoint"), "token_endpoint", loopback=loopback),
+        revocation_endpoint=checked_address(revocation, "revocation_endpoint", loopback=loopback) if revocation else "",
+        client_id=_text(data, "client_id"),
+        refresh_token=_text(data, "refresh_token"),
+        renew_at=_time(data, "renew_at"),
+        expires_at=_time(data, "expires_at"),
+    )
+
+
+def _text(data: Mapping[str, object], name: str, default: str = "") -> str:
+    value = data.get(name, default)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_FIELD_CHARS:
+        raise LookupError(f"{name} is missing or no short text")
+    return value
+
+
+def _time(data: Mapping[str, object], name: str) -> float:
+    value = data.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
+        raise LookupError(f"{name} is no time")
+    return float(value)

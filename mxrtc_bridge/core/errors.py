@@ -27,6 +27,8 @@
     │   ├── AnswerTooLongError   ... or more than is read
     │   ├── StrangeKeysError     ... as it has other keys of our device than we have
     │   └── DirectRoomError      no room for two can be had with a peer
+    ├── LoginError               logging in went wrong, or is not wanted
+    │   └── OtherRedirectError   ... as a browser brought what is not the answer to our question
     ├── AdminError               what an admin asked for cannot be done
     │   └── GrantError           ... with a grant
     │       ├── SettledError     ... because it was done before
@@ -291,6 +293,10 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+class LoginError(MxrtcError):
+    """Logging in went wrong, or is not wanted; trying the same again is of no use."""
 
 
 class AdminError(MxrtcError):

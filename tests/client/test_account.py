@@ -12,14 +12,17 @@ import pytest_asyncio
 from aiohttp import web
 
 from mxrtc_bridge.client import account
+from mxrtc_bridge.client.account import LoginOptions
 from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.login.offer import Method
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.state import Login, Renewal, StateFolder
 from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.ids import UserId
 from tests.catch_all import answering
+from tests.login.fakes import FakeLoginServer, fake_login_server
 
 ALICE = UserId("@alice:example.org")
 
@@ -70,7 +73,7 @@ async def test_login_keeps_what_the_homeserver_gives(
     homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = "@alice:EXAMPLE.org"
-    await account.login(context(state), typed, "password", homeserver_of_alice.url, "rtc_", "rtcbot")
+    await account.login_by_password(context(state), LoginOptions(typed, homeserver_of_alice.url), "password")
     assert homeserver_of_alice.names == [ALICE]
     assert state.load_login() == Login(homeserver_of_alice.url, ALICE, "LAPTOP", "secret-token")
     (line,) = said(capsys)
@@ -83,7 +86,7 @@ async def test_login_that_cannot_work_is_refused_before_anything_is_sent(
     homeserver_of_alice: FakeHomeserver, state: StateFolder, user: str, password: str, why: str
 ) -> None:
     with pytest.raises(ClientError, match=why) as caught:
-        await account.login(context(state), user, password, homeserver_of_alice.url, "rtc_", "rtcbot")
+        await account.login_by_password(context(state), LoginOptions(user, homeserver_of_alice.url), password)
     assert (caught.value.code, homeserver_of_alice.asked) == (Exit.USAGE, [])
 
 
@@ -185,8 +188,108 @@ async def test_login_never_takes_the_place_of_somebody_else(
 ) -> None:
     log_in(state, homeserver_of_alice.url)
     with pytest.raises(ClientError, match="mxrtc --account NAME login") as caught:
-        await account.login(context(state), "@bob:example.org", "pw", homeserver_of_alice.url, "rtc_", "rtcbot")
+        await account.login_by_password(context(state), LoginOptions("@bob:example.org", homeserver_of_alice.url), "pw")
     assert (caught.value.code, homeserver_of_alice.asked) == (Exit.USAGE, [])
     (state.path / "login.json").write_text("damaged")
-    await account.login(context(state), ALICE, "pw", homeserver_of_alice.url, "rtc_", "rtcbot")
+    await account.login_by_password(context(state), LoginOptions(ALICE, homeserver_of_alice.url), "pw")
     assert state.load_login().user_id == ALICE
+
+
+# Homeservers that delegate logins
+
+
+@pytest_asyncio.fixture
+async def delegating() -> AsyncIterator[FakeLoginServer]:
+    async with fake_login_server() as server:
+        yield server
+
+
+ALICE_TEST = UserId("@alice:example.test")
+
+
+async def test_login_goes_the_way_that_is_offered_and_logout_revokes(
+    delegating: FakeLoginServer, state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = LoginOptions(ALICE_TEST, delegating.url, prefix="p_", bot="b")
+    delegating.answers["device"] = [
+        (200, {"device_code": "d", "user_code": "AB", "verification_uri": f"{delegating.url}/l", "interval": 0.01})
+    ]
+    offer, method = await account.find_offer(context(state), options)
+    assert method is Method.CODE
+    await account.login(context(state), options, offer, method)
+    login = state.load_login()
+    assert (login.user_id, login.access_token, login.prefix, login.bot) == (ALICE_TEST, "access-1", "p_", "b")
+    assert login.renewal is not None
+    assert login.renewal.revocation_endpoint == f"{delegating.url}/revoke?tenant=1"
+    assert [line["kind"] for line in said(capsys)] == ["code", "login"]
+    await account.logout(context(state))
+    assert [form["token"] for form in delegating.said("revoke")] == ["refresh-1"]
+    assert list(state.path.iterdir()) == []
+
+
+async def test_logout_that_cannot_be_told_forgets_the_tokens_all_the_same(
+    delegating: FakeLoginServer, state: StateFolder
+) -> None:
+    renewal = Renewal(f"{delegating.url}/token", f"{delegating.url}/revoke?tenant=1", "client", "refresh-0", 0.0, 0.0)
+    state.save_login(Login(delegating.url, ALICE_TEST, "DEVICE", "access-0", renewal=renewal))
+    delegating.answers["revoke"] = [(400, {"error": "invalid_client"})]
+    with pytest.raises(ClientError, match="remove the session DEVICE in another client") as caught:
+        await account.logout(context(state))
+    assert caught.value.code is Exit.RETRY
+    with pytest.raises(ClientError, match="nobody is logged in"):
+        state.load_login()
+
+
+async def test_login_of_somebody_else_is_ended_and_not_kept(delegating: FakeLoginServer, state: StateFolder) -> None:
+    delegating.user = "@bob:example.test"
+    delegating.answers["device"] = [
+        (200, {"device_code": "d", "user_code": "AB", "verification_uri": f"{delegating.url}/l", "interval": 0.01})
+    ]
+    options = LoginOptions(ALICE_TEST, delegating.url)
+    offer, method = await account.find_offer(context(state), options)
+    with pytest.raises(ClientError, match=r"a login of @bob:example\.test, and not of @alice:example\.test"):
+        await account.login(context(state), options, offer, method)
+    assert len(delegating.said("revoke")) == 1
+    assert not state.has_login()
+
+
+async def test_login_that_is_refused_is_a_sentence(delegating: FakeLoginServer, state: StateFolder) -> None:
+    delegating.answers["device"] = [
+        (200, {"device_code": "d", "user_code": "AB", "verification_uri": f"{delegating.url}/l", "interval": 0.01})
+    ]
+    delegating.answers["token"] = [(403, {"error": "access_denied"})]
+    options = LoginOptions(ALICE_TEST, delegating.url)
+    offer, method = await account.find_offer(context(state), options)
+    with pytest.raises(ClientError, match="was refused where the code was typed") as caught:
+        await account.login(context(state), options, offer, method)
+    assert caught.value.code is Exit.USAGE
+    delegating.answers["auth_metadata"] = [(200, {})]
+    with pytest.raises(ClientError, match="is no address"):
+        await account.find_offer(context(state), options)
+
+
+async def test_token_of_somebody_else_is_not_kept_and_goes_on(delegating: FakeLoginServer, state: StateFolder) -> None:
+    """It was there before, and is not ours to end."""
+    delegating.known = {"a-token"}
+    delegating.user = "@bob:example.test"
+    options = LoginOptions(ALICE_TEST, delegating.url)
+    with pytest.raises(ClientError, match="and not of @alice"):
+        await account.login_by_token(context(state), options, "a-token")
+    assert (delegating.said("logout"), delegating.said("revoke"), state.has_login()) == ([], [], False)
+    delegating.user = ALICE_TEST
+    await account.login_by_token(context(state), options, "a-token")
+    assert (state.load_login().access_token, state.load_login().renewal) == ("a-token", None)
+    with pytest.raises(ClientError, match="holds no access token"):
+        await account.login_by_token(context(state), options, "")
+
+
+async def test_password_is_the_way_where_the_homeserver_offers_no_other(
+    delegating: FakeLoginServer, state: StateFolder
+) -> None:
+    delegating.delegates = False
+    options = LoginOptions(ALICE_TEST, delegating.url)
+    offer, method = await account.find_offer(context(state), options)
+    assert method is Method.PASSWORD
+    await account.login(context(state), options, offer, method, "secret")
+    assert delegating.said("login")[-1]["password"] == "secret"
+    assert state.load_login().renewal is None

@@ -193,7 +193,8 @@ class World:
         user, url = self.homeserver.user_id(name), self.homeserver.url
         if not by_program:
             state = StateFolder(Path(self.env(name)["MXRTC_STATE"]))
-            await account.login(Context(state, Report(quiet=True)), user, PASSWORD, url, "rtc_", "rtcbot")
+            options = account.LoginOptions(user, url)
+            await account.login_by_password(Context(state, Report(quiet=True)), options, PASSWORD)
             return
         options = ("--homeserver", url, "--password-file", "-")
         async with self.mxrtc(name, "login", user, *options, stdin=PASSWORD.encode() + b"\n") as process:

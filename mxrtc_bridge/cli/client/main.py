@@ -6,22 +6,18 @@ and Ctrl-C while they load is heard by the loop and ends the command in silence.
 
 from __future__ import annotations
 
-import getpass
-import sys
-import warnings
 from pathlib import Path
-from typing import TextIO
 
 import click
 
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.client import completing, files, output_options, up
-from mxrtc_bridge.cli.client.runner import in_loop, run
+from mxrtc_bridge.cli.client.login import login
+from mxrtc_bridge.cli.client.runner import in_loop
 from mxrtc_bridge.cli.completion import completion_command
 from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.cli.verbosity import QUIET, QUIET_HELP, VERBOSE, VERBOSE_HELP, log_more
 from mxrtc_bridge.client.accounts import Accounts
-from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import DEFAULT_TIMEOUT_S, CallOptions, Context, SignalBy, parse_forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
@@ -32,20 +28,6 @@ Exit codes: 0 done; 1 try again later; 2 wrong usage or login; 3 denied or no su
 4 the peer does not answer; 5 no network path between the two sides; 6 data was cut or damaged;
 7 a local port or file cannot be used; 130 a signal, such as Ctrl-C.
 """
-
-
-MAX_PASSWORD_CHARS = 4096
-"""Of the line that is read from a file; homeservers take fewer."""
-
-
-def ask_password(user: str) -> str:
-    """Ask on the terminal; where there is none, the password is the first line of standard input."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", getpass.GetPassWarning)
-        try:
-            return str(click.prompt(f"Password of {user}", hide_input=True, err=True))
-        except getpass.GetPassWarning:
-            return sys.stdin.readline(MAX_PASSWORD_CHARS).rstrip("\r\n")
 
 
 @click.group(
@@ -130,44 +112,6 @@ def main(
         ),
         accounts=accounts,
     )
-
-
-@main.command()
-@click.argument("user", metavar="@USER:SERVER")
-@click.option("--homeserver", metavar="URL", help="Address of the homeserver; found by the server's name otherwise.")
-@click.option(
-    "--password-file", type=click.File("r"), help="Read the password from a file, or from '-'; else it is asked."
-)
-@click.option("--prefix", default="rtc_", show_default=True, help="Prefix of the peers' names on my server.")
-@click.option("--bot", default="rtcbot", show_default=True, help="Local name of the bridge's bot on my server.")
-@click.pass_obj
-def login(
-    context: Context,
-    user: str,
-    homeserver: str | None,
-    password_file: TextIO | None,
-    prefix: str,
-    bot: str,
-) -> None:
-    """Log in to my homeserver. The token is kept in the state folder, readable by me only."""
-    report = context.report
-    try:
-        if password_file is not None:
-            password = password_file.readline(MAX_PASSWORD_CHARS).rstrip("\r\n")
-        else:
-            password = ask_password(user)
-    except click.Abort:
-        sys.exit(Exit.INTERRUPTED)
-    except UnicodeDecodeError:
-        report.error("the password is not text in UTF-8", code=int(Exit.USAGE))
-        sys.exit(Exit.USAGE)
-
-    async def work() -> None:
-        from mxrtc_bridge.client import account  # noqa: PLC0415
-
-        await account.login(context, user, password, homeserver, prefix, bot)
-
-    run(report, work)
 
 
 @main.command()
@@ -388,6 +332,7 @@ async def netcheck(context: Context) -> None:
     await netcheck.netcheck(context)
 
 
+main.add_command(login)
 main.add_command(files.send)
 main.add_command(files.get)
 main.add_command(up.up)

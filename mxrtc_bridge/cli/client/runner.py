@@ -44,6 +44,17 @@ def run(report: Report, work: Callable[[], Awaitable[None]], lending: Lending | 
         work: the command.
         lending: what it lends to other commands, which outlive a hang-up.
     """
+    sys.exit(run_part(report, work, lending))
+
+
+def run_part(report: Report, work: Callable[[], Awaitable[None]], lending: Lending | None = None) -> Exit:
+    """Run what comes before a question to the person, which is asked without a loop; returns how it has ended.
+
+    Args:
+        report: as for :func:`run`.
+        work: as for :func:`run`.
+        lending: as for :func:`run`.
+    """
     code = Exit.RETRY  # of a defect, whose traceback is shown
     with contextlib.ExitStack() as closing:
 
@@ -60,7 +71,7 @@ def run(report: Report, work: Callable[[], Awaitable[None]], lending: Lending | 
             run_loop(to_the_end())
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
-    sys.exit(code)
+    return code
 
 
 async def _supervised(report: Report, work: Callable[[], Awaitable[None]], lending: Lending) -> Exit:

@@ -30,6 +30,7 @@ from mxrtc_bridge.client.calls.device import (
 )
 from mxrtc_bridge.client.calls.shared_device import SharedDevice
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.login.tokens import tokens_of
 from mxrtc_bridge.client.options import Context, SignalBy
 from mxrtc_bridge.client.report import Says
 from mxrtc_bridge.client.state import Login
@@ -148,7 +149,7 @@ class Caller:
         self._report = says or context.report
         self._waiting = Waiting(self._report, context.call.timeout_s)
         # One for all that is asked: on a line that loses much a connection that is up is worth seconds.
-        self._transport = Transport(login.homeserver, login.access_token, self._waiting.patience)
+        self._transport = Transport(login.homeserver, tokens_of(context.state, login), self._waiting.patience)
         self._homeserver = Homeserver(self._transport)
         self._direct: DirectRooms | None = None
         self._began = 0.0
@@ -265,7 +266,7 @@ class Caller:
         self._waiting.waits_for(HOMESERVER)
         try:
             async with asyncio.timeout(self._left_s()):
-                return not await shows_device(self.login, peer, self._waiting.patience)
+                return not await shows_device(self._state, self.login, peer, self._waiting.patience)
         except TimeoutError:
             raise self._waiting.too_long(self._waiting.step) from None
 

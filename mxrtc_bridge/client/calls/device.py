@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.login.tokens import tokens_of
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.waiting import HOMESERVER
 from mxrtc_bridge.config.private_files import open_private_file, take_lock, write_private_file
@@ -297,7 +298,7 @@ async def own_device(
         key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
         if transport is None:
-            transport = Transport(login.homeserver, login.access_token, patience or RequestPolicy())
+            transport = Transport(login.homeserver, tokens_of(state, login), patience or RequestPolicy())
             stack.push_async_callback(transport.close)
         # Nobody but the user of this program orders work here, beside those who write to the user.
         beside = FairWork("what a device waits for", server_of(login.user_id), lambda _user: True)
@@ -359,13 +360,13 @@ async def is_verified(state: StateFolder, login: Login, peer: UserId) -> bool:
             raise ClientError(Exit.LOCAL, f"{error}; if {path} is damaged, remove it, and it is made anew") from error
 
 
-async def shows_device(login: Login, peer: UserId, patience: RequestPolicy) -> bool:
+async def shows_device(state: StateFolder, login: Login, peer: UserId, patience: RequestPolicy) -> bool:
     """Whether a peer has a device at all, signed or not.
 
     Raises:
         HomeserverError: its homeserver does not say.
     """
-    transport = Transport(login.homeserver, login.access_token, patience)
+    transport = Transport(login.homeserver, tokens_of(state, login), patience)
     try:
         answer = await KeyServer(transport, login.user_id, masquerade=False).query_keys([peer])
     finally:

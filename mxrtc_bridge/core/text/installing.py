@@ -14,6 +14,9 @@ A name that is not ours may be anybody's, so nobody is told to install by it. Em
 do. The host is reserved for examples (RFC 2606, section 3): whoever publishes the sources writes theirs here.
 """
 
+HOME = "https://forge.example.org/mxrtc-bridge"
+"""Where to read about the program; servers that people log in at want such an address. To be replaced as above."""
+
 NAME = "mxrtc-bridge"
 
 

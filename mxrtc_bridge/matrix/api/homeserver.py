@@ -42,6 +42,7 @@ MAX_TURN_URI_CHARS = 512
 _JOIN_TIMEOUT_S = 40.0
 """A join over federation waits for another server."""
 _PING_TIMEOUT_S = 30.0
+_MAX_FLOWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,28 @@ class QuietHomeserver:
         device = answer.get("device_id")
         return TokenOwner(_user_id(answer), device if isinstance(device, str) and len(device) <= 255 else None)
 
+    async def login_flows(self) -> frozenset[str]:
+        """The kinds of login that the server offers itself (``GET /login``); none where another server does that."""
+        try:
+            answer = await self._get("ask how to log in", Path.v3.login)
+        except HomeserverError as error:
+            if error.status == 404 and error.errcode == "M_UNRECOGNIZED":
+                return frozenset()
+            raise
+        kinds = [inside(flow, "type") for flow in list_inside(answer, "flows")[:_MAX_FLOWS]]
+        return frozenset(kind for kind in kinds if isinstance(kind, str))
+
     async def login_password(self, user: str, password: str, device_name: str) -> tuple[UserId, str, str]:
         """Log in with a password (``m.login.password``); returns user, new device and token."""
-        content = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": user},
-            "password": password,
-            "initial_device_display_name": device_name,
-        }
+        identifier = {"type": "m.id.user", "user": user}
+        return await self._login("m.login.password", device_name, identifier=identifier, password=password)
+
+    async def login_token(self, token: str, device_name: str) -> tuple[UserId, str, str]:
+        """Log in with the token that single sign-on ends with (``m.login.token``)."""
+        return await self._login("m.login.token", device_name, token=token)
+
+    async def _login(self, kind: str, device_name: str, **content: object) -> tuple[UserId, str, str]:
+        content = {"type": kind, "initial_device_display_name": device_name, **content}
         answer = await self._post("log in", Path.v3.login, content, repeat=Repeat.IF_UNTOUCHED)
         token, device = answer.get("access_token"), answer.get("device_id")
         # What no header can hold would fail at each later use.
@@ -123,6 +138,10 @@ class QuietHomeserver:
             raise HomeserverError("could not log in: the answer holds no access token and device")
         assert isinstance(token, str)
         return _user_id(answer), device, token
+
+    async def name_device(self, device: str, name: str) -> None:
+        """Give our device the name that the user sees in the list of sessions."""
+        await self._put("name the device", Path.v3.devices[device], {"display_name": name})
 
     async def logout(self) -> None:
         """End the session of this token; the device is removed with it."""

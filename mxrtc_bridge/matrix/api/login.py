@@ -13,6 +13,7 @@ from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.core.text.foreign_json import inside
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.tokens import TokenSource
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport, check_address
 
 DISCOVERY_TIMEOUT_S = 10.0
@@ -28,7 +29,8 @@ class Account:
     base_url: str
     user_id: UserId
     device_id: str
-    access_token: str
+    access_token: str | TokenSource
+    """What gives one each time, where it is renewed."""
 
     def __repr__(self) -> str:
         return f"Account(base_url={self.base_url!r}, user_id={self.user_id!r}, access_token=<hidden>)"
@@ -128,10 +130,57 @@ def _login_failure(error: HomeserverError) -> HomeserverError:
         case "M_USER_DEACTIVATED":
             sentence = "this account has been deactivated"
         case "M_UNKNOWN" | "M_UNRECOGNIZED" if error.status in (400, 404):
-            sentence = f"the homeserver offers no login by password; give an access token instead ({error})"
+            sentence = f"the homeserver offers no login by password; log in without one: mxrtc login ({error})"
         case _:
             return error
     return HomeserverError(sentence, error.status, error.errcode)
+
+
+async def flows(base_url: str, patience: RequestPolicy = _QUICK) -> frozenset[str]:
+    """The kinds of login that a homeserver offers; see :meth:`QuietHomeserver.login_flows`.
+
+    Raises:
+        ConfigError: ``base_url`` is not an address.
+        HomeserverError: it does not say.
+    """
+    async with Homeserver(Transport(base_url, "", patience)) as homeserver:
+        await homeserver.versions()
+        return await homeserver.login_flows()
+
+
+async def log_in_by_token(base_url: str, token: str, device_name: str, patience: RequestPolicy = _QUICK) -> Account:
+    """Log in with the token that single sign-on ends with.
+
+    Raises:
+        HomeserverError: it is not taken, or has been already.
+    """
+    async with Homeserver(Transport(base_url, "", patience)) as homeserver:
+        made = await homeserver.login_token(token, device_name)
+    return Account(base_url.rstrip("/"), *made)
+
+
+async def account_of(base_url: str, token: str, patience: RequestPolicy = _QUICK) -> Account:
+    """The account that an access token stands for.
+
+    Raises:
+        ConfigError: no header can hold the token.
+        HomeserverError: the homeserver does not know it, or it has no device.
+    """
+    async with Homeserver(Transport(base_url, token, patience)) as homeserver:
+        owner = await homeserver.whoami()
+    if not owner.device_id:
+        raise HomeserverError("this access token has no device, and without one there is no encryption", 400)
+    return Account(base_url.rstrip("/"), owner.user_id, owner.device_id, token)
+
+
+async def name_device(account: Account, name: str, patience: RequestPolicy = _QUICK) -> None:
+    """Give the device of a session the name that its user sees.
+
+    Raises:
+        HomeserverError: the homeserver does not do that.
+    """
+    async with account.connect(patience) as homeserver:
+        await homeserver.name_device(account.device_id, name)
 
 
 async def check(account: Account, patience: RequestPolicy = _QUICK) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import logging
 import math
 import random
@@ -31,6 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import (
+    ClientResponse,
     ClientSession,
     DummyCookieJar,
     TCPConnector,
@@ -45,10 +45,12 @@ from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.engine.name_lookup import look_up
+from mxrtc_bridge.matrix.api.body import Body, answer_to_form
 from mxrtc_bridge.matrix.api.hedging import hedged
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.reach import Reach, RequestProgress
 from mxrtc_bridge.matrix.api.silent_path import Sockets
+from mxrtc_bridge.matrix.api.tokens import FixedToken, TokenSource
 from mxrtc_bridge.matrix.api.transport_failures import PAGE, FailedError, explained, filled, rank, refusal, unreachable
 
 log = logging.getLogger(__name__)
@@ -198,7 +200,7 @@ class Transport:
     def __init__(
         self,
         base_url: str,
-        token: str = "",
+        token: str | TokenSource = "",
         policy: RequestPolicy = RequestPolicy(),
         *,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
@@ -210,7 +212,8 @@ class Transport:
 
         Args:
             base_url: the client-server address of the homeserver, ``http://`` or ``https://``.
-            token: access token of a user, or the appservice's; empty before a login.
+            token: access token of a user, or the appservice's; empty before a login. What gives one each time is closed
+                with the transport.
             policy: how long requests wait, and who learns why.
             max_answer_bytes: limit for one answer.
             clock: monotonic seconds.
@@ -221,10 +224,15 @@ class Transport:
             ConfigError: ``base_url`` is not the address of a web server, or no header can hold ``token``.
         """
         check_address(base_url)
-        if not (token.isascii() and token.isprintable()):
-            raise ConfigError("the access token holds a character that no token has; log in again, or correct it")
+        if isinstance(token, str):
+            if not (token.isascii() and token.isprintable()):
+                raise ConfigError("the access token holds a character that no token has; log in again, or correct it")
+            self._has_token = bool(token)
+            self._tokens: TokenSource = FixedToken(token)
+        else:
+            self._has_token = True
+            self._tokens = token
         self._base_url = URL(base_url)
-        self._token = token
         self.clock_offset_s: float | None = None
         """By how many seconds the homeserver's clock is ahead of ours, to the second, by what it last answered."""
         self._sockets = Sockets()
@@ -247,11 +255,12 @@ class Transport:
     async def close(self) -> None:
         """Close all connections; may be called twice."""
         self._closed = True
+        await self._tokens.close()
         await self._session.close()
 
     def follow_redirects(self) -> None:
         """Follow up to three redirects from now on: only for a transport without a token (server discovery)."""
-        if self._token:
+        if self._has_token:
             raise StateError("a transport with a token must not follow redirects")
         self._max_redirects = _MAX_REDIRECTS
 
@@ -262,6 +271,7 @@ class Transport:
         path: ApiPath | str,
         *,
         content: Mapping[str, object] | None = None,
+        form: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
         as_user: UserId | None = None,
         timeout_s: float | None = None,
@@ -275,6 +285,8 @@ class Transport:
             method: the HTTP method.
             path: path below the base address.
             content: JSON body.
+            form: body in place of it for the endpoints of OAuth, which need not answer with more than a status, and
+                whose ``error`` is the ``errcode`` of a refusal then (RFC 6749, section 5.2).
             query: query parameters.
             as_user: user of the appservice's namespace to act as.
             timeout_s: seconds for one attempt, when the usual limit does not fit.
@@ -294,14 +306,19 @@ class Transport:
         started = self._clock()
         attempt = 0
         told: FailedError | None = None
+        token, replaced = await self._tokens.token(), False
         while True:
             try:
                 answer = await self._attempt(
-                    lambda: self._send(method, str(path), content, parameters),
+                    lambda token=token: self._send(method, str(path), token, Body(content, form), parameters),  # type: ignore[misc]
                     timeout_s or self._policy.timeout_s,
                     self._policy.hedge_s if hedges else math.inf,
                 )
             except FailedError as error:
+                if error.errcode == "M_UNKNOWN_TOKEN" and not replaced and await self._tokens.replace(token):
+                    # Whoever is not known has done nothing: what must not be repeated may be sent once more, too.
+                    token, replaced = await self._tokens.token(), True
+                    continue
                 attempt += 1
                 pause = None
                 if repeat.allows(error):
@@ -336,19 +353,17 @@ class Transport:
             raise unreachable(error) from error
 
     async def _send(
-        self, method: Method, path: str, content: Mapping[str, object] | None, query: Mapping[str, str]
+        self, method: Method, path: str, token: str, body: Body, query: Mapping[str, str]
     ) -> dict[str, object]:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        body = None
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         if method is not Method.GET:
-            headers["Content-Type"] = "application/json"
-            body = json.dumps(dict(content or {}))
+            headers["Content-Type"] = body.kind
         self._sockets.end_moved()
         url = self._base_url.with_path(f"{self._base_url.raw_path.rstrip('/')}/{path}", encoded=True)
         async with self._session.request(
             method,
             url,
-            data=body,
+            data=None if method is Method.GET else body.text,
             params=query,
             headers=headers,
             allow_redirects=self._max_redirects > 0,
@@ -356,18 +371,9 @@ class Transport:
         ) as response:
             if response.url.scheme != self._base_url.scheme:
                 raise FailedError("the homeserver redirects from TLS to a connection without", 300)
-            received = bytearray()
-            async for chunk in response.content.iter_chunked(64 * 1024):
-                received += chunk
-                if len(received) > self._max_answer_bytes:
-                    what = f"is longer than {self._max_answer_bytes} bytes"
-                    if bytes(received[:100]).lstrip()[:1] in (b"{", b"["):
-                        raise filled(what, response.status)
-                    raise FailedError(f"the answer of the homeserver {what}, and no JSON; {PAGE}", again=False)
-            try:
-                answer = _decode(bytes(received))
-            except TooDeepError:
-                raise filled("is nested too deeply", response.status) from None
+            answer = await self._read(response)
+            if body.form is not None:
+                answer = answer_to_form(response.status, answer)
             if not 200 <= response.status < 300:
                 # The search for a server asks any web server, which says by 404 alone that it has no such file.
                 of_matrix = self._max_redirects == 0
@@ -378,6 +384,20 @@ class Transport:
                 raise FailedError(f"the answer of the homeserver is not a JSON object; {PAGE}")
             self._note_date(response.headers.get("Date"))
             return answer
+
+    async def _read(self, response: ClientResponse) -> object:
+        received = bytearray()
+        async for chunk in response.content.iter_chunked(64 * 1024):
+            received += chunk
+            if len(received) > self._max_answer_bytes:
+                what = f"is longer than {self._max_answer_bytes} bytes"
+                if bytes(received[:100]).lstrip()[:1] in (b"{", b"["):
+                    raise filled(what, response.status)
+                raise FailedError(f"the answer of the homeserver {what}, and no JSON; {PAGE}", again=False)
+        try:
+            return _decode(bytes(received))
+        except TooDeepError:
+            raise filled("is nested too deeply", response.status) from None
 
     def _note_date(self, text: str | None) -> None:
         with suppress(TypeError, ValueError, OverflowError):  # whatever stands there
