@@ -23,7 +23,7 @@ from mxrtc_bridge.bridge.calls.greetings import Greetings
 from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.calls.refusal_notices import RefusalNotices
 from mxrtc_bridge.bridge.calls.to_device import ToDeviceSignalling
-from mxrtc_bridge.bridge.config_mapping import call_settings, profiles, rtc_settings
+from mxrtc_bridge.bridge.config_mapping import call_settings, profiles, proxy_of, rtc_settings
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.decryption import EventDecryption
 from mxrtc_bridge.bridge.devices.devices import Encryption
@@ -149,7 +149,7 @@ class Calls:
 
 def build_basis(config: Config, stores: Stores, clock: Clock, pace: Pace) -> Basis:
     """Make what all is built upon."""
-    transport = Transport(config.homeserver.address, config.appservice.as_token)
+    transport = Transport(config.homeserver.address, config.appservice.as_token, proxy=proxy_of(config))
     numbers = NumbersOfBridge(stores.counters)
     homeserver = QuietHomeserver(transport)
     returns = HomeserverReturn(least_s=pace.ping_retry_s)

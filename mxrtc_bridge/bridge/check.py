@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from mxrtc_bridge.bridge.config_mapping import profiles
+from mxrtc_bridge.bridge.config_mapping import profiles, proxy_of
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.bridge.devices.identity_key import why_impossible
 from mxrtc_bridge.bridge.network_check import check_network
@@ -99,7 +99,7 @@ async def check(config: Config) -> list[Finding]:
     findings += [await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
     findings += [finding async for finding in _check_listeners(config, runs=runs)]
     policy = RequestPolicy(RetryPolicy(total_s=PATIENCE_S))
-    transport = Transport(config.homeserver.address, config.appservice.as_token, policy)
+    transport = Transport(config.homeserver.address, config.appservice.as_token, policy, proxy=proxy_of(config))
     async with Homeserver(transport) as homeserver:
         findings += [finding async for finding in _check_homeserver(config, homeserver, runs=runs)]
         if seen is not None and all(finding.level is not Level.FAIL for finding in findings):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.proxies import ProxyChoice, choose_proxy
 from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
@@ -13,6 +16,15 @@ def profiles(config: Config) -> list[PeerProfile]:
     """All virtual users; the bot is one of them, a peer without services that knows all the others."""
     bot = PeerProfile(config.appservice.bot, "RTC bridge")
     return [bot, *(PeerProfile(peer.user_id, peer.displayname) for peer in config.peers.values())]
+
+
+def proxy_of(config: Config) -> ProxyChoice:
+    """How the homeserver is reached.
+
+    Raises:
+        ConfigError: the environment names what is no proxy.
+    """
+    return choose_proxy(config.homeserver.address, os.environ, config.homeserver.proxy or "")
 
 
 def call_settings(config: Config) -> CallSettings:

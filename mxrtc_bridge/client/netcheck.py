@@ -9,6 +9,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.login.tokens import tokens_of
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.waiting import Waiting
+from mxrtc_bridge.config.proxies import choose_proxy
 from mxrtc_bridge.core.call.limits import CLOCK_TOLERANCE_MS
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.text.display import display
@@ -23,7 +24,6 @@ from mxrtc_bridge.rtc.network_survey import SERVER_S, survey
 MAX_COLUMNS = 400
 CLOCK_EXACT_S = 3.0
 """A homeserver says its time in whole seconds, and the answer takes its time."""
-_PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _MARKS = {True: "ok", False: "FAIL", None: "-"}
 
 
@@ -37,7 +37,7 @@ async def netcheck(context: Context) -> None:
     """
     login, waiting = context.state.load_login(), Waiting(context.report, context.call.timeout_s)
     account = Account(login.homeserver, login.user_id, login.device_id, tokens_of(context.state, login))
-    _tell_proxies(context)
+    _tell_proxy(context, login.homeserver)
     async with account.connect(waiting.patience) as homeserver:
         servers = await _servers(context, waiting, homeserver)
     limit = min(SERVER_S, context.call.timeout_s)
@@ -69,10 +69,14 @@ async def _servers(context: Context, waiting: Waiting, homeserver: Homeserver) -
     return servers
 
 
-def _tell_proxies(context: Context) -> None:
-    for name in _PROXIES:
-        if os.environ.get(name):
-            _tell(context, "proxy", None, f"{name} is set, and not used: mxrtc goes to the homeserver by itself")
+def _tell_proxy(context: Context, homeserver: str) -> None:
+    choice = choose_proxy(homeserver, os.environ)
+    if choice.proxy is not None:
+        words = f"the homeserver is reached by the proxy {choice.proxy} ({choice.because}), and peers are not"
+        _tell(context, "proxy", None, words, proxy=choice.proxy.address, because=choice.because)
+    elif choice.because:
+        words = f"the homeserver is reached without a proxy ({choice.because})"
+        _tell(context, "proxy", None, words, proxy=None, because=choice.because)
 
 
 def _tell_network(context: Context, network: Network) -> None:

@@ -67,6 +67,7 @@ Advertised = Annotated[str, AfterValidator(lambda text: str(parse_advertised(tex
 Interface = Annotated[str, AfterValidator(values.parse_interface), Kind("interface or network")]
 ServerName = Annotated[str, AfterValidator(values.parse_server_name), Kind("server name")]
 HttpUrl = Annotated[str, AfterValidator(values.parse_http_url), Kind("URL")]
+ProxyText = Annotated[str, AfterValidator(values.parse_proxy_text), Kind("proxy")]
 IceUri = Annotated[str, AfterValidator(values.parse_ice_uri), Kind("STUN or TURN URI")]
 Subject = Annotated[str, AfterValidator(_checked_subject), Kind("subject")]
 UserText = Annotated[str, AfterValidator(values.parse_user), Kind("user id")]
@@ -105,6 +106,9 @@ class HomeserverSection(Section):
     """Client-server API of the homeserver, as the bridge reaches it."""
     domain: ServerName
     """Server name of the homeserver: the part after the colon of its user ids."""
+    proxy: ProxyText | None = None
+    """Proxy by which the bridge reaches it: http://, https:// or socks5://HOST:PORT, or none for no proxy whatever the
+    environment says (HTTPS_PROXY, ALL_PROXY, NO_PROXY)."""
 
 
 class AppserviceSection(Section):

@@ -15,8 +15,9 @@ from posixpath import normpath
 from urllib.parse import urlsplit
 
 from mxrtc_bridge.config.problems import quoted
+from mxrtc_bridge.config.proxies import DIRECT, parse_proxy
 from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target, TcpTarget, UnixTarget
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, typed_user_id
@@ -290,6 +291,16 @@ def parse_http_url(text: str) -> str:
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("the URL holds a user name, a query or a fragment; write only scheme, host, port and path")
     return text.rstrip("/")
+
+
+def parse_proxy_text(text: str) -> str:
+    """Read the address of a proxy, or ``none``."""
+    if text != DIRECT:
+        try:
+            parse_proxy(text)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return text
 
 
 def parse_ice_uri(text: str) -> str:

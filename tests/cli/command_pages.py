@@ -34,7 +34,7 @@ Without `--state` and `MXRTC_STATE` the state folder is `$XDG_STATE_HOME/mxrtc`,
 It holds the access token and is readable by its owner only.
 The first account is in the folder itself, others are below `accounts` in it.
 Without `--interface` all network interfaces but loopback are used.
-Proxies (`HTTPS_PROXY` and the like) are not used: the homeserver must be reached directly.
+The homeserver is reached by the [proxy](../how-to/proxies.md) that `HTTPS_PROXY`, `ALL_PROXY` or `MXRTC_PROXY` names.
 Peers are reached by UDP or by [a TURN server](../how-to/turn.md).
 
 """
@@ -42,7 +42,7 @@ Peers are reached by UDP or by [a TURN server](../how-to/turn.md).
 _ADMIN_HEAD = """\
 Data goes to standard output, everything else to standard error.
 Only `run` and `check` use the network, and all commands but `run` end by themselves.
-Proxies (`HTTPS_PROXY` and the like) are not used.
+The homeserver is reached by the [proxy](../how-to/proxies.md) that `homeserver.proxy` or the environment names.
 """
 
 

@@ -142,9 +142,22 @@ async def test_a_page_in_place_of_the_homeserver_is_named(
     assert "page" in str(line["message"]) or "JSON" in str(line["message"])
 
 
-async def test_a_proxy_that_is_not_used_is_named(
+async def test_proxy_that_is_used_is_named_without_its_password(
     context: Context, printed: StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://name:secret@proxy.test:3128")
+    monkeypatch.setenv("MXRTC_PROXY", "http://name:secret@127.0.0.1:1")
+    with pytest.raises(HomeserverError, match="the proxy cannot be reached"):
+        await netcheck(context)
+    line = said(printed)["proxy"]
+    assert (line["proxy"], line["because"]) == ("http://127.0.0.1:1", "MXRTC_PROXY")
+    assert "is reached by the proxy http://127.0.0.1:1 (MXRTC_PROXY), and peers are not" in str(line["message"])
+    assert "secret" not in str(line)
+
+
+async def test_proxy_that_is_not_used_is_told_with_the_reason(
+    context: Context, printed: StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://name:secret@proxy.test:3128")
+    monkeypatch.setenv("MXRTC_PROXY", "none")
     await netcheck(context)
-    assert "HTTPS_PROXY is set, and not used" in str(said(printed)["proxy"]["message"])
+    assert "is reached without a proxy (MXRTC_PROXY)" in str(said(printed)["proxy"]["message"])

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from mxrtc_bridge.bridge.config_mapping import proxy_of
 from mxrtc_bridge.bridge.devices.identity_key import load_key, why_impossible
 from mxrtc_bridge.bridge.devices.retirement import in_words, retire
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
@@ -214,7 +215,9 @@ class Encryption:
         return next(free, None) or self._new_transport()
 
     def _new_transport(self) -> Transport:
-        transport = Transport(self._config.homeserver.address, self._config.appservice.as_token)
+        transport = Transport(
+            self._config.homeserver.address, self._config.appservice.as_token, proxy=proxy_of(self._config)
+        )
         self._transports.append(transport)
         return transport
 

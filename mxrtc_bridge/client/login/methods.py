@@ -166,8 +166,8 @@ async def _poll(
 
 def _show_code(code: DeviceCode, report: Report) -> None:
     address = code.complete_address or code.address
-    if sys.stderr.isatty():
-        report.say("", "\n".join(qr_code(address)))
+    if sys.stderr.isatty() and not report.as_json:
+        report.say("code", "\n".join(qr_code(address)))
     report.data(
         "code",
         f"open {code.address} in any browser and type this code: {code.user_code}",

@@ -137,7 +137,7 @@ def _login_failure(error: HomeserverError) -> HomeserverError:
 
 
 async def flows(base_url: str, patience: RequestPolicy = _QUICK) -> frozenset[str]:
-    """The kinds of login that a homeserver offers; see :meth:`QuietHomeserver.login_flows`.
+    """The kinds of login that a homeserver offers itself (``GET /login``).
 
     Raises:
         ConfigError: ``base_url`` is not an address.

@@ -17,8 +17,8 @@ import asyncio
 import ipaddress
 import logging
 import math
+import os
 import random
-import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -33,19 +33,18 @@ from aiohttp import (
     ClientResponse,
     ClientSession,
     DummyCookieJar,
-    TCPConnector,
     TraceConfig,
 )
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from mxrtc_bridge import __version__
+from mxrtc_bridge.config.proxies import ProxyChoice, choose_proxy
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
-from mxrtc_bridge.engine.name_lookup import look_up
 from mxrtc_bridge.matrix.api.body import Body, answer_to_form
+from mxrtc_bridge.matrix.api.connector import connector_for, request_options
 from mxrtc_bridge.matrix.api.hedging import hedged
 from mxrtc_bridge.matrix.api.path import ApiPath
 from mxrtc_bridge.matrix.api.reach import Reach, RequestProgress
@@ -166,34 +165,6 @@ def _traced(progress: RequestProgress) -> TraceConfig:
     return config
 
 
-class _Resolver(AbstractResolver):
-    """Finds the homeserver also where nobody answers for one of the two families of addresses."""
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - always this one
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host,
-                # A scope says on which link an IPv6 address is; of others it is 0.
-                host=f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else address[0],
-                port=address[1],
-                family=found,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for found, _, protocol, _, address in await look_up(
-                host, port, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-            )
-        ]
-
-    async def close(self) -> None:
-        """Nothing is kept."""
-
-
 class Transport:
     """Sends requests with one access token. Must be made inside a running event loop, and closed."""
 
@@ -204,6 +175,7 @@ class Transport:
         policy: RequestPolicy = RequestPolicy(),
         *,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        proxy: ProxyChoice | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -216,12 +188,14 @@ class Transport:
                 with the transport.
             policy: how long requests wait, and who learns why.
             max_answer_bytes: limit for one answer.
+            proxy: how it is reached; None for what the environment says.
             clock: monotonic seconds.
             sleep: waits between attempts.
             jitter: random numbers in [0, 1).
 
         Raises:
-            ConfigError: ``base_url`` is not the address of a web server, or no header can hold ``token``.
+            ConfigError: ``base_url`` is not the address of a web server, no header can hold ``token``, or what the
+                environment names as a proxy is none.
         """
         check_address(base_url)
         if isinstance(token, str):
@@ -237,9 +211,11 @@ class Transport:
         """By how many seconds the homeserver's clock is ahead of ours, to the second, by what it last answered."""
         self._sockets = Sockets()
         self._progress = RequestProgress(not _is_address(self._base_url.raw_host), policy.on_reach)
+        chosen = (choose_proxy(base_url, os.environ) if proxy is None else proxy).proxy
+        self._by_proxy = request_options(chosen)
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
-            connector=TCPConnector(socket_factory=self._sockets.make, resolver=_Resolver()),
+            connector=connector_for(chosen, self._sockets),
             headers={"User-Agent": f"mxrtc-bridge/{__version__}"},
             cookie_jar=DummyCookieJar(),
             trace_configs=[_traced(self._progress)],
@@ -368,6 +344,7 @@ class Transport:
             headers=headers,
             allow_redirects=self._max_redirects > 0,
             max_redirects=max(self._max_redirects, 1),
+            **self._by_proxy,
         ) as response:
             if response.url.scheme != self._base_url.scheme:
                 raise FailedError("the homeserver redirects from TLS to a connection without", 300)

@@ -28,6 +28,7 @@ from aiohttp import (
 from mxrtc_bridge.core.errors import AnswerTooLongError, HomeserverError
 from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.engine.certificate_faults import certificate_fault
+from mxrtc_bridge.matrix.api.connector import proxy_failure
 from mxrtc_bridge.matrix.api.hedging import FINAL
 
 log = logging.getLogger(__name__)
@@ -171,6 +172,8 @@ def unreachable(error: Exception) -> FailedError:
         inner = getattr(link, "certificate_error", None)
         links += [inner, link] if isinstance(inner, BaseException) else [link]
         link = link.__cause__ or link.__context__
+    if (by_proxy := next(filter(None, map(proxy_failure, links)), None)) is not None:
+        return FailedError(f"the homeserver cannot be reached: {by_proxy}")
     for kind, words, again in _CAUSES:
         for link in links:
             if isinstance(link, kind):
