@@ -155,7 +155,7 @@ dist: packages-demo $(TEST_READY) $(SYNAPSE_READY)
 	.ci/venv $(DIST)/client $(PINNED) dist/*.whl
 	$(DIST)/client/bin/mxrtc --version
 	.ci/venv $(DIST)/bridge $(PINNED) "$$(echo dist/*.whl)[bridge]"
-	cd $(DIST) && bridge/bin/python -m mxrtc_bridge.demo --once
+	cd $(DIST) && MXRTC_SYNAPSE_PYTHON=$${MXRTC_SYNAPSE_PYTHON:-$(CURDIR)/.synapse/bin/python} bridge/bin/python -m mxrtc_bridge.demo --once
 
 .PHONY: stats
 stats: $(TEST_READY)
