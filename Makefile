@@ -84,7 +84,7 @@ ifeq ($(strip $(PYTEST_ARGS)),)
 	rm -rf build/coverage
 	$(call run,MXRTC_FAST_TESTS=1 $(MEASURE) $(IN_PROCESS),$(SIDE_BY_SIDE))
 	$(call run,MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS),$(SIDE_BY_SIDE))
-	MXRTC_PORTABLE=1 MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not linux" $(FORKS) $(USER_SIDE)
+	$(call run,MXRTC_PORTABLE=1 MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not linux",$(FORKS) $(USER_SIDE))
 	$(call run,$(MEASURE) $(REAL),$(BY_FILE) $(MEASURED))
 	$(call run,$(BIN)/pytest $(REAL),$(BY_FILE) $(MEASURED:%=--ignore=%))
 	$(call run,$(BIN)/pytest -m alone)
