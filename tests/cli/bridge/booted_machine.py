@@ -53,7 +53,8 @@ chmod 755 /opt/mxrtc/bin/mxrtc-bridge
 rm -rf /etc/systemd/system/*.wants /var/lib/mxrtc /etc/matrix-synapse
 ln -sf /lib/systemd/system/basic.target /etc/systemd/system/default.target
 for each in systemd-logind systemd-udevd systemd-udev-trigger systemd-networkd systemd-resolved systemd-timesyncd \\
-    systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-sysctl systemd-modules-load systemd-random-seed; do
+    systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-tmpfiles-clean \\
+    systemd-sysctl systemd-modules-load systemd-random-seed; do
     ln -sf /dev/null /etc/systemd/system/$each.service
 done
 {more}
