@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import ConfigError, LocalError
-from mxrtc_bridge.system import O_PATH
+from mxrtc_bridge.system import O_PATH, get_attribute, set_attribute
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -278,7 +278,7 @@ def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str)
         os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
         if access is not None:
             # By it somebody may read it who would not by its mode, as the bridge's user.
-            os.setxattr(new.fileno(), _ACCESS_LIST, access)
+            set_attribute(new.fileno(), _ACCESS_LIST, access)
         new.write(data)
         new.flush()
         os.fsync(new.fileno())
@@ -286,10 +286,8 @@ def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str)
 
 def _access_list(descriptor: int) -> bytes | None:
     """The access list of a file, as the kernel writes it; None where it has none, or the system knows none."""
-    if not hasattr(os, "getxattr"):
-        return None
     try:
-        return os.getxattr(descriptor, _ACCESS_LIST)
+        return get_attribute(descriptor, _ACCESS_LIST)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
