@@ -324,6 +324,7 @@ def _settle(rest: _Rest) -> None:
 _RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "homeserver.address": lambda config: config.homeserver.address,
     "homeserver.domain": lambda config: config.homeserver.domain,
+    "homeserver.proxy": lambda config: config.homeserver.proxy,
     "appservice.id": lambda config: config.appservice.id,
     "appservice.listen": lambda config: config.appservice.listen,
     "appservice.url": lambda config: config.appservice.url,

@@ -25,6 +25,7 @@
     │   └── TransportError       ICE, DTLS or SCTP did not come up, or ended
     ├── HomeserverError          the homeserver said no, or nothing
     │   ├── AnswerTooLongError   ... or more than is read
+    │   ├── FailedError          ... or a request failed on its way, or at what answers
     │   ├── StrangeKeysError     ... as it has other keys of our device than we have
     │   └── DirectRoomError      no room for two can be had with a peer
     ├── LoginError               logging in went wrong, or is not wanted

@@ -333,6 +333,7 @@ def test_file_that_never_rests_is_refused_within_seconds(tmp_path: Path) -> None
 RESTART: dict[str, Any] = {
     "homeserver.address": "http://127.0.0.1:8009",
     "homeserver.domain": "example.com",
+    "homeserver.proxy": "socks5://127.0.0.1:1080",
     "appservice.id": "another",
     "appservice.listen": "unix:/run/mxrtc/as.sock",
     "appservice.url": "http://127.0.0.1:29352",

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from mxrtc_bridge import system
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call import values as call
@@ -315,9 +316,8 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, by_s: int, *, passed_s: int = 0) 
     second = 1_000_000_000
     fake = SimpleNamespace(
         monotonic=time.monotonic,
-        CLOCK_BOOTTIME=time.CLOCK_BOOTTIME,
-        clock_gettime=lambda which: time.clock_gettime(which) + passed_s,
         clock_gettime_ns=lambda which: time.clock_gettime_ns(which) + passed_s * second,
         time_ns=lambda: time.time_ns() + by_s * second,
     )
     monkeypatch.setattr(clock_module, "time", fake)
+    monkeypatch.setattr(system, "time", fake)

@@ -56,7 +56,9 @@ async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_p
     server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        encryption_module, "Transport", lambda url, token: Transport(url, token, RequestPolicy(RetryPolicy(total_s=0)))
+        encryption_module,
+        "Transport",
+        lambda url, token, **more: Transport(url, token, RequestPolicy(RetryPolicy(total_s=0)), **more),
     )
     server.away_for_devices = True
     rooms = Rooms()
