@@ -18,9 +18,11 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -332,7 +334,9 @@ def test_the_commands_of_admins_end_at_once(each: signal.Signals, tmp_path: Path
 
 
 @needs_root
-@pytest.mark.parametrize("command", [["ls"], ["login", "@a:matrix.example.test", "--password-file", "/etc/hostname"]])
+@pytest.mark.parametrize(
+    "command", [["ls"], ["--account", "b", "login", "@a:matrix.example.test", "--password-file", "/etc/hostname"]]
+)
 def test_a_name_server_that_does_not_answer(command: list[str], tmp_path: Path) -> None:
     waiting = Waiting(tmp_path)
     waiting.command = command
@@ -374,13 +378,37 @@ def test_a_signal_that_the_parent_ignores_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("each", SIGNALS)
 def test_a_prompt_for_a_password_leaves_the_terminal_as_it_was(each: signal.Signals, tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), PasswordsAlone) as homeserver:
+        threading.Thread(target=homeserver.serve_forever, daemon=True).start()
+        ends_at_the_prompt(each, tmp_path, f"http://127.0.0.1:{homeserver.server_port}")
+        homeserver.shutdown()
+
+
+class PasswordsAlone(BaseHTTPRequestHandler):
+    """A homeserver that offers nothing but a login by password."""
+
+    def do_GET(self) -> None:
+        answers = {"versions": {"versions": ["v1.11"]}, "login": {"flows": [{"type": "m.login.password"}]}}
+        answer = answers.get(self.path.rpartition("/")[2])
+        body = json.dumps(answer or {"errcode": "M_UNRECOGNIZED"}).encode()
+        self.send_response(404 if answer is None else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def ends_at_the_prompt(each: signal.Signals, tmp_path: Path, homeserver: str) -> None:
     leader, follower = pty.openpty()
     before = termios.tcgetattr(follower)
     pid = os.fork()
     if pid == 0:
         os.login_tty(follower) if hasattr(os, "login_tty") else _login_tty(follower)
         env = {**os.environ, "MXRTC_STATE": str(tmp_path / "state")}
-        os.execve(BIN / "mxrtc", ["mxrtc", "login", "@a:example.test"], env)
+        os.execve(BIN / "mxrtc", ["mxrtc", "login", "@a:example.test", "--homeserver", homeserver], env)
     shown = b""
     while b"Password of" not in shown:
         shown += os.read(leader, 1000)

@@ -80,7 +80,7 @@ async def test_every_command_beside_another_one_uses_its_connection(world: World
         assert code == 0, err
         (arrived,) = (each for each in (world.folder / "inbox").rglob("large*") if each.is_file())
         assert arrived.read_bytes() == data
-        code, _, err = await world.run_mxrtc("alice", "get", "build/share:notes.txt", "-o", tmp_path / "back")
+        code, _, err = await world.run_mxrtc("alice", "get", "build/share:notes.txt", "-o", f"{tmp_path / 'back'}/")
         assert code == 0, err
         assert (tmp_path / "back" / "notes.txt").read_bytes() == b"what there is\n"
         code, out, err = await world.run_mxrtc("alice", "ls", "build/share")

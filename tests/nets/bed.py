@@ -218,7 +218,8 @@ class Bed(World):
     # Programs
 
     def env(self, user: str) -> dict[str, str]:
-        return {"MXRTC_STATE": str(self.folder / f"state-{user}")}
+        # Each command is to find its own way, whatever others of this user have open.
+        return {"MXRTC_STATE": str(self.folder / f"state-{user}"), "MXRTC_OWN_CALL": "1"}
 
     async def serve(self, name: str, handler: Handler, **options: Any) -> int:
         with self.net.bridge.inside():
