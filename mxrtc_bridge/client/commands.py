@@ -42,7 +42,7 @@ async def list_services(context: Context, peer: str | None) -> None:
         rows, objects = [], []
         for each, services in sorted(wanted.items()):
             for service in services:
-                peers_name = caller.name_of(each)
+                peers_name = login.name_of(each)
                 name = f"{peers_name}/{service}"
                 until = _time(connection.links.expiries.get((each, service)))
                 kind = connection.links.kinds.get((each, service))
@@ -64,7 +64,7 @@ async def how(context: Context, peer: str) -> None:
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
     async with Calls(context, login) as caller, caller.call(name.peer) as connection:
-        short = caller.name_of(name.peer)
+        short = login.name_of(name.peer)
         found = await list_services_of(connection)
         _keep_for_completion(context, login.user_id, found, connection)
         usable = found.get(name.peer, ())
@@ -100,8 +100,8 @@ async def nc(context: Context, peer: str) -> None:
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
     async with Calls(context, login) as caller, caller.call(name.peer) as connection:
-        service = name.service or await only_service(caller.name_of(name.peer), connection, Use.STREAM)
-        full_name = f"{caller.name_of(name.peer)}/{service}"
+        service = name.service or await only_service(login.name_of(name.peer), connection, Use.STREAM)
+        full_name = f"{login.name_of(name.peer)}/{service}"
         local = StdioSink(holds_output=True)
         stream = connection.links.open_stream(service, local)
         accepted = asyncio.ensure_future(stream.accepted.wait())
@@ -139,7 +139,7 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
     async with Calls(context, login) as caller, caller.call(name.peer) as connection:
-        short = caller.name_of(name.peer)
+        short = login.name_of(name.peer)
         report_connected(report, short, connection)
         trips: list[float] = []
         for number in range(1, count + 1):

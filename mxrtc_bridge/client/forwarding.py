@@ -119,7 +119,7 @@ class Forwarding:
         self._caller = caller
         self._report = report
         self._name = name
-        self._short = caller.name_of(name.peer)
+        self._short = caller.login.name_of(name.peer)
         self._default = name.service
         """The service of those forwards that name none, once it is known."""
         self._forwards = forwards

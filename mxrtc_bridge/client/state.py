@@ -22,6 +22,7 @@ from mxrtc_bridge.config.private_files import (
     open_private_file,
     write_private_file,
 )
+from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.errors import EventError, LocalError, LoginError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
 from mxrtc_bridge.core.login.server import checked_address, is_on_loopback
@@ -69,6 +70,10 @@ class Login:
     @property
     def server(self) -> str:
         return server_of(self.user_id)
+
+    def name_of(self, peer: UserId) -> str:
+        """How this user names a peer: in the shortest way."""
+        return short_name(peer, server=self.server, prefix=self.prefix)
 
     def __repr__(self) -> str:
         return f"Login(user_id={self.user_id!r}, homeserver={self.homeserver!r})"

@@ -17,7 +17,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.forwarding import MAX_DEFECTS, Forwarding
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import ServiceName, UserId
@@ -88,12 +88,11 @@ class Connection:
 class Caller:
     """Gives prepared connections and failures, one a call; waits for ever when there are no more."""
 
+    login = Login("https://example.org", UserId("@alice:example.org"), "DEVICE", "token")
+
     def __init__(self, *answers: Connection | Exception) -> None:
         self.answers = list(answers)
         self.calls = 0
-
-    def name_of(self, _peer: UserId) -> str:
-        return "build"
 
     @contextlib.asynccontextmanager
     async def call(self, _peer: UserId) -> AsyncIterator[Connection]:

@@ -14,7 +14,6 @@ from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.known_services import KnownServices, Service, load_known
 from mxrtc_bridge.client.state import StateFolder
-from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.stream.messages import ServiceKind
@@ -104,7 +103,7 @@ def _known(context: click.Context, begun: str) -> tuple[KnownServices, Callable[
         return KnownServices(), str
     if begun.startswith("@"):
         return load_known(state, login.user_id), str
-    return load_known(state, login.user_id), lambda peer: short_name(peer, server=login.server, prefix=login.prefix)
+    return load_known(state, login.user_id), login.name_of
 
 
 def _services(

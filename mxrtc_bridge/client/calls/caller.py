@@ -35,7 +35,6 @@ from mxrtc_bridge.client.options import Context, SignalBy
 from mxrtc_bridge.client.report import Says
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.waiting import HOMESERVER, Waiting
-from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, Invite
@@ -174,9 +173,6 @@ class Caller:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._device.done_with(self._transport)
 
-    def name_of(self, peer: UserId) -> str:
-        return short_name(peer, server=self.login.server, prefix=self.login.prefix)
-
     @contextlib.asynccontextmanager
     async def call(self, peer: UserId) -> AsyncIterator[Connection]:
         """Call ``peer``; the connection lives inside the context, and is hung up in order at its end.
@@ -186,7 +182,7 @@ class Caller:
             HomeserverError: the homeserver refuses us, or is away.
         """
         try:
-            async with self._waiting.told(self._waited_for, self.name_of(peer)):
+            async with self._waiting.told(self._waited_for, self.login.name_of(peer)):
                 placed = await self._place(peer)
             yield placed.connection
         finally:
@@ -216,7 +212,7 @@ class Caller:
             except NoDeviceError as error:
                 deviceless = await self._is_deviceless(peer, error)
                 if self._options.signal is SignalBy.DEVICE or not deviceless:
-                    raise no_call_by_device(self.name_of(peer), error, deviceless=deviceless) from error
+                    raise no_call_by_device(self.login.name_of(peer), error, deviceless=deviceless) from error
                 why = str(error)
             else:
                 if placed is not None:
@@ -225,7 +221,7 @@ class Caller:
         if await is_verified(self._state, self.login, peer):
             raise ClientError(
                 Exit.DENIED,
-                f"you have verified {self.name_of(peer)}, and a call by a room is not end to end: "
+                f"you have verified {self.login.name_of(peer)}, and a call by a room is not end to end: "
                 + (
                     "leave out --signal room"
                     if self._options.signal is SignalBy.ROOM
@@ -272,7 +268,7 @@ class Caller:
 
     def _unanswered(self, peer: UserId, tried: str) -> ClientError:
         return ClientError(
-            Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running (tried {tried})"
+            Exit.OFFLINE, f"{self.login.name_of(peer)}: no answer; the bridge may not be running (tried {tried})"
         )
 
     async def _place_by_device(self, peer: UserId) -> _Placed | None:
@@ -412,11 +408,11 @@ class Caller:
         if running in done:
             if running.result().reason == "homeserver" and placed.outgoing.failure is not None:
                 raise placed.outgoing.failure
-            raise placed.connection.lost(self.name_of(peer))
+            raise placed.connection.lost(self.login.name_of(peer))
         if breaking in done:
             breaking.result()
         if session.state is call.CallState.CONNECTING:
-            raise placed.connection.without_path(self.name_of(peer))
+            raise placed.connection.without_path(self.login.name_of(peer))
         if placed.outgoing.invited and placed.outgoing.hears():
             raise self._unanswered(peer, "a room" if placed.connection.device is None else "its device")
         self._waiting.waits_for(HOMESERVER)

@@ -137,7 +137,7 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
             entries.append(entry)
 
     async with Calls(context, login) as caller, caller.call(remote.name.peer) as connection:
-        short = caller.name_of(remote.name.peer)
+        short = login.name_of(remote.name.peer)
         service = remote.name.service or await only_service(short, connection, Use.GET)
         opened = connection.links.open_transfer(service, Ls(remote.path), take)
         try:

@@ -77,7 +77,7 @@ class FileTransfer:
         self._caller = caller
         self._report = report
         self._name = name
-        self._short = caller.name_of(name.peer)
+        self._short = caller.login.name_of(name.peer)
         self._direction = TransferDirection.SEND if isinstance(job, Put) else TransferDirection.GET
         self._job = job
         self._files = files

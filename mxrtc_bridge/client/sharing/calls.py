@@ -27,7 +27,6 @@ from mxrtc_bridge.client.sharing.pool import Place, SessionPool
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.config.private_files import open_private_file, take_lock
-from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.login import Account
@@ -90,9 +89,6 @@ class Calls:
                 await self._holder.close()
             await self._pool.close()
 
-    def name_of(self, peer: UserId) -> str:
-        return short_name(peer, server=self.login.server, prefix=self.login.prefix)
-
     @contextlib.asynccontextmanager
     async def call(self, peer: UserId) -> AsyncIterator[Connection]:
         """Reach ``peer``; the connection lives inside the context.
@@ -120,7 +116,7 @@ class Calls:
         now = asyncio.get_running_loop().time
         deadline = now() + self._unreachable_s
         waiting = Waiting(self._context.report, self._context.call.timeout_s)
-        async with waiting.told(lambda: OTHER_COMMAND, self.name_of(peer)):
+        async with waiting.told(lambda: OTHER_COMMAND, self.login.name_of(peer)):
             while now() < deadline:
                 try:
                     with self._context.state.opened() as folder:

@@ -106,7 +106,7 @@ class Up:
             failures = 1 if now() - began > STEADY_S else failures + 1
             asked_s = error.wait_s if isinstance(error, HomeserverError) else 0.0
             pause = max(self._pause(failures), asked_s)
-            short = f"{self._calls.name_of(wanted.name.peer)}/{wanted.name.service}"
+            short = f"{self._calls.login.name_of(wanted.name.peer)}/{wanted.name.service}"
             self._now[wanted] = {
                 "pid": os.getpid(), "peer": short, "path": None, "packet_bytes": None, "listening": [],
                 "streams": 0, "sent": 0, "received": 0, "problem": str(error),

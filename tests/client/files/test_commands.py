@@ -184,9 +184,6 @@ class Caller:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    def name_of(self, _peer: UserId) -> str:
-        return "build"
-
     @contextlib.asynccontextmanager
     async def call(self, _peer: UserId) -> AsyncIterator[Caller]:
         yield self

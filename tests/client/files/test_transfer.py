@@ -16,6 +16,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.transfer import MAX_VAIN_ATTEMPTS, FileTransfer
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.files.events import EntryDone, Failure, Progress, TransferFinished, TransferOutcome
@@ -109,11 +110,10 @@ class Connection:
 class Caller:
     """Gives prepared connections and failures, one a call."""
 
+    login = Login("https://example.org", UserId("@alice:example.org"), "DEVICE", "token")
+
     def __init__(self, *answers: Connection | Exception) -> None:
         self.answers = list(answers)
-
-    def name_of(self, _peer: UserId) -> str:
-        return "build"
 
     @contextlib.asynccontextmanager
     async def call(self, _peer: UserId) -> AsyncIterator[Connection]:
