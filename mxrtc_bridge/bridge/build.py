@@ -135,7 +135,7 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class CallHandling:
     """The live sessions, and what they go by."""
 
     manager: CallManager
@@ -252,7 +252,7 @@ def build_devices(basis: Basis, access: Access, identity_changed: Callable[[], N
     )
 
 
-def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
+def build_calls(basis: Basis, access: Access, devices: Devices) -> CallHandling:
     """Make what takes calls, and who is in the rooms for them."""
     config, stores, clock, rights = basis.config, basis.stores, basis.clock, access.rights
     redaction = CallRedaction(devices.outbox, basis.homeserver, stores.traces, config=config, wall_ms=clock.wall_ms)
@@ -325,7 +325,9 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         was_read=access.notices.room_was_read,
         joined=greetings.joined,
     )
-    return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, states)
+    return CallHandling(
+        manager, signalling, redaction, DevicePolicy(devices.lookups, manager.live), peers, files, states
+    )
 
 
 def peer_connections(basis: Basis, config: Config) -> PeerFactory:

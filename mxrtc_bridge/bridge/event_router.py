@@ -12,7 +12,7 @@ import asyncio
 import logging
 
 from mxrtc_bridge.bridge.bot.bot import Bot
-from mxrtc_bridge.bridge.build import Calls, Devices
+from mxrtc_bridge.bridge.build import CallHandling, Devices
 from mxrtc_bridge.bridge.devices.decryption import ClearEvent
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, CallEvent
@@ -46,7 +46,7 @@ class EventRouter:
         self,
         rooms: RoomIndex,
         devices: Devices,
-        calls: Calls,
+        calls: CallHandling,
         bot: Bot,
         *,
         withdrawn: WithdrawnEvents,

@@ -22,7 +22,7 @@ MAX_SERVICES = 100_000
 _Listing = asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]
 
 
-class Holder(Protocol):
+class HolderPort(Protocol):
     """The way to the process that has the session; each method returns at once, and is without effect at its end."""
 
     def ask(self, message: messages.GuestMessage) -> None: ...
@@ -41,7 +41,7 @@ class Holder(Protocol):
 class BorrowedChannel:
     """One data channel; implements :class:`mxrtc_bridge.engine.ports.Channel`."""
 
-    def __init__(self, holder: Holder, number: int, label: str, protocol: str) -> None:
+    def __init__(self, holder: HolderPort, number: int, label: str, protocol: str) -> None:
         self.label = label
         self.protocol = protocol
         self._holder = holder
@@ -91,7 +91,7 @@ class BorrowedChannel:
 class BorrowedTransport:
     """Opens data channels at the holder; implements :class:`mxrtc_bridge.engine.ports.ChannelOpener`."""
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: HolderPort) -> None:
         self._holder = holder
         self._channels: dict[int, BorrowedChannel] = {}
         self._next = 1
@@ -134,14 +134,14 @@ class BorrowedTransport:
 class BorrowedControl:
     """Asks the peer by the holder; implements :class:`mxrtc_bridge.engine.client_channels.ClientControl`."""
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: HolderPort) -> None:
         self.bye: tuple[str, str] | None = None
         self.expiries: Mapping[tuple[UserId, ServiceName], int] = {}
         self.kinds: Mapping[tuple[UserId, ServiceName], ServiceKind] = {}
         self.states: Mapping[tuple[UserId, ServiceName], ServiceState] = {}
         self._holder = holder
         self._number = 0
-        self._lists: dict[int, tuple[_Listing, list[messages.Service]]] = {}
+        self._lists: dict[int, tuple[_Listing, list[messages.ListEntry]]] = {}
         self._pings: dict[int, asyncio.Future[float]] = {}
         self._over = False
 
@@ -150,7 +150,7 @@ class BorrowedControl:
         answer: _Listing = asyncio.get_running_loop().create_future()
         self._number += 1
         self._lists[self._number] = answer, []
-        self._ask(messages.AskList(self._number, states))
+        self._ask(messages.ListRequest(self._number, states))
         return answer
 
     def ping(self) -> asyncio.Future[float]:
@@ -158,7 +158,7 @@ class BorrowedControl:
         answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._number += 1
         self._pings[self._number] = answer
-        self._ask(messages.AskPing(self._number))
+        self._ask(messages.PingRequest(self._number))
         return answer
 
     def traffic(self) -> None:
@@ -169,16 +169,18 @@ class BorrowedControl:
         self._over = True
         self._fail("the session has ended")
 
-    def answered(self, message: messages.Service | messages.Listed | messages.Pong | messages.Unanswered) -> None:
+    def answered(
+        self, message: messages.ListEntry | messages.ListDone | messages.PingReply | messages.Unanswered
+    ) -> None:
         """Take an answer of the holder; one that nobody waits for any more is dropped."""
         match message:
-            case messages.Service(number=number):
+            case messages.ListEntry(number=number):
                 waiting = self._lists.get(number)
                 if waiting is not None and len(waiting[1]) < MAX_SERVICES:
                     waiting[1].append(message)
-            case messages.Listed(number=number):
+            case messages.ListDone(number=number):
                 self._listed(number)
-            case messages.Pong(number=number, seconds=seconds):
+            case messages.PingReply(number=number, seconds=seconds):
                 ping = self._pings.pop(number, None)
                 if ping is not None and not ping.done():
                     ping.set_result(seconds)

@@ -12,7 +12,7 @@ from mxrtc_bridge.bridge.admin.service import AdminService, ReloadOutcome
 from mxrtc_bridge.bridge.admin.socket import AdminSocket
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.user_commands import UserCommands
-from mxrtc_bridge.bridge.build import Access, Basis, Calls, Devices
+from mxrtc_bridge.bridge.build import Access, Basis, CallHandling, Devices
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.command_bot import CommandDispatcher
@@ -47,7 +47,7 @@ def build_bot(
     basis: Basis,
     access: Access,
     devices: Devices,
-    calls: Calls,
+    calls: CallHandling,
     *,
     reload: Callable[[], Awaitable[ReloadOutcome]],
     withdrawn: WithdrawnEvents,

@@ -27,7 +27,7 @@ COPY = "mxrtc.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class HomeserverKind:
     """A way in which a homeserver is installed."""
 
     what: str
@@ -41,22 +41,22 @@ class Kind:
 
 
 KINDS = {
-    "synapse": Kind(
+    "synapse": HomeserverKind(
         "Synapse",
         "systemctl restart matrix-synapse",
         Path("/etc/matrix-synapse/homeserver.yaml"),
         "matrix-synapse",
     ),
-    "synapse-docker": Kind("Synapse in a container", "docker restart synapse", container=True),
-    "playbook": Kind(
+    "synapse-docker": HomeserverKind("Synapse in a container", "docker restart synapse", container=True),
+    "playbook": HomeserverKind(
         "Synapse by matrix-docker-ansible-deploy",
         "ansible-playbook -i inventory/hosts setup.yml --tags=setup-all,start",
         Path("/matrix/synapse/config/homeserver.yaml"),
         "matrix",
         container=True,
     ),
-    "dendrite": Kind("Dendrite", "systemctl restart dendrite", user="dendrite"),
-    "conduit": Kind("Conduit, Continuwuity or Tuwunel", ""),
+    "dendrite": HomeserverKind("Dendrite", "systemctl restart dendrite", user="dendrite"),
+    "conduit": HomeserverKind("Conduit, Continuwuity or Tuwunel", ""),
 }
 
 
@@ -69,7 +69,7 @@ class Found:
     content: HomeserverFile | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> HomeserverKind:
         """Of the installation."""
         return KINDS[self.name]
 
@@ -85,7 +85,7 @@ class Found:
         return str(self.copy or registration)
 
 
-def find_homeserver(name: str | None, file: Path | None, kinds: dict[str, Kind] = KINDS) -> Found:
+def find_homeserver(name: str | None, file: Path | None, kinds: dict[str, HomeserverKind] = KINDS) -> Found:
     """Find the homeserver of this machine.
 
     Args:

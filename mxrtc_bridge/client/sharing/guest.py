@@ -52,7 +52,7 @@ class OtherVersionError(Exception):
 class _BorrowedCall:
     """What is known of the call; implements :class:`mxrtc_bridge.client.calls.connection.Call`."""
 
-    def __init__(self, connected: messages.Connected) -> None:
+    def __init__(self, connected: messages.SessionUp) -> None:
         self.path: ice.Path | None = connected.path
         self.outcome: CallEnded | None = None
         self.failure = ""
@@ -70,16 +70,16 @@ class HolderLink:
     """The socket to the command that holds the account.
 
     Implements :class:`mxrtc_bridge.sinks.frame_socket.FrameListener`, and
-    :class:`mxrtc_bridge.engine.borrowed_channels.Holder`.
+    :class:`mxrtc_bridge.engine.borrowed_channels.HolderPort`.
     """
 
     def __init__(self, socket: FrameSocket) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
         """The process at the other end."""
-        self.hello: asyncio.Future[messages.Hello] = loop.create_future()
+        self.hello: asyncio.Future[messages.HolderHello] = loop.create_future()
         self._socket = socket
-        self._answer: asyncio.Future[messages.Connected] = loop.create_future()
+        self._answer: asyncio.Future[messages.SessionUp] = loop.create_future()
         waited: tuple[asyncio.Future[Any], ...] = self.hello, self._answer
         for future in waited:
             # Nobody may be left who waits for it.
@@ -108,7 +108,9 @@ class HolderLink:
         began = asyncio.get_running_loop().time()
         self._says = says
         try:
-            self.ask(messages.Call(peer, options.policy, options.interfaces, options.signal.value, options.timeout_s))
+            self.ask(
+                messages.CallRequest(peer, options.policy, options.interfaces, options.signal.value, options.timeout_s)
+            )
             try:
                 async with asyncio.timeout(2 * options.timeout_s + SLACK_S):
                     connected = await asyncio.shield(self._answer)
@@ -170,29 +172,29 @@ class HolderLink:
         waited: tuple[asyncio.Future[Any], ...] = self.hello, self._answer
         for future in waited:
             _settle(future, ClientError(Exit.RETRY, "the mxrtc command that holds the account has ended"))
-        self._over(messages.Ended(messages.HOLDER_ENDED, "", None, None))
+        self._over(messages.SessionEnded(messages.HOLDER_ENDED, "", None, None))
 
     # Inside
 
     def _told(self, message: messages.HolderMessage | None) -> None:
         match message:
-            case messages.Hello():
+            case messages.HolderHello():
                 self.pid = message.pid
                 _settle(self.hello, message)
-            case messages.Connected():
+            case messages.SessionUp():
                 _settle(self._answer, message)
             case messages.Failed():
                 _settle(self._answer, failures.to_error(message))
             case messages.Said(kind=kind, sentence=sentence, facts=facts) if self._says is not None:
                 self._says.say(kind, sentence, **facts)
-            case messages.Ended():
+            case messages.SessionEnded():
                 self._over(message)
-            case messages.Pong() | messages.Service() | messages.Listed() | messages.Unanswered():
-                if isinstance(message, messages.Pong) and self._call is not None:
+            case messages.PingReply() | messages.ListEntry() | messages.ListDone() | messages.Unanswered():
+                if isinstance(message, messages.PingReply) and self._call is not None:
                     self._call.bytes = message.packet_bytes
                 self._control.answered(message)
 
-    def _begin(self, peer: UserId, connected: messages.Connected) -> Connection:
+    def _begin(self, peer: UserId, connected: messages.SessionUp) -> Connection:
         device = None
         if (shown := connected.device) is not None:
             trust = Trust(shown.trust) if shown.trust in {each.value for each in Trust} else Trust.UNSIGNED
@@ -204,7 +206,7 @@ class HolderLink:
         links.borrow(self._transport, self._control, spawn=self._spawn)
         return connection
 
-    def _over(self, ended: messages.Ended) -> None:
+    def _over(self, ended: messages.SessionEnded) -> None:
         """The session is over; said once, before its channels are closed or right after."""
         if self._call is None or self._connection is None or self._links is None or self._call.outcome is not None:
             return

@@ -95,7 +95,7 @@ class Guest:
 
     def socket_open(self) -> None:
         if self._holder.takes(self):
-            self.tell(messages.Hello(messages.VERSION, os.getpid()))
+            self.tell(messages.HolderHello(messages.VERSION, os.getpid()))
         else:
             self._socket.abort()
 
@@ -137,7 +137,7 @@ class Guest:
 
     def end(self) -> None:
         """The holder ends, and every session with it."""
-        self._tell_end(messages.Ended(messages.HOLDER_ENDED, "", None, None))
+        self._tell_end(messages.SessionEnded(messages.HOLDER_ENDED, "", None, None))
         self._socket.close()
 
     def tell(self, message: messages.HolderMessage) -> None:
@@ -164,7 +164,7 @@ class Guest:
 
     def _ordered(self, message: messages.GuestMessage | None) -> None:
         match message:
-            case messages.Call():
+            case messages.CallRequest():
                 if self._serving is not None:
                     raise WireError("unknown_message", "a guest asks for one call")
                 self._serving = self._holder.start(self._serve(message), "guest")
@@ -175,12 +175,12 @@ class Guest:
                 # In the table first: where the session is over it is closed at once.
                 borrower = _Borrower(self, channel)
                 self._lent[channel] = self._connection.links.lend(service, protocol, borrower, self._drained)
-            case messages.AskList(number=number, states=states):
+            case messages.ListRequest(number=number, states=states):
                 self._question(number, self._list(number, states=states))
-            case messages.AskPing(number=number):
+            case messages.PingRequest(number=number):
                 self._question(number, self._ping(number))
 
-    async def _serve(self, wanted: messages.Call) -> None:
+    async def _serve(self, wanted: messages.CallRequest) -> None:
         try:
             signal = SignalBy(wanted.signal)
         except ValueError:
@@ -226,7 +226,7 @@ class Guest:
         for peer, services in found.items():
             for service in services:
                 self.tell(
-                    messages.Service(
+                    messages.ListEntry(
                         number,
                         peer,
                         service,
@@ -235,7 +235,7 @@ class Guest:
                         links.expiries.get((peer, service)),
                     )
                 )
-        self.tell(messages.Listed(number))
+        self.tell(messages.ListDone(number))
 
     async def _ping(self, number: int) -> None:
         assert self._connection is not None
@@ -244,7 +244,7 @@ class Guest:
         except TransportError as error:
             self.tell(messages.Unanswered(number, str(error)))
         else:
-            self.tell(messages.Pong(number, seconds, self._connection.packet_bytes))
+            self.tell(messages.PingReply(number, seconds, self._connection.packet_bytes))
 
     def _drained(self, size: int) -> None:
         self._queued -= size
@@ -256,11 +256,11 @@ class Guest:
         connection = self._connection
         if connection is None or (ended := connection.ended) is None:
             return
-        bye = None if connection.links.bye is None else messages.Bye(*connection.links.bye)
+        bye = None if connection.links.bye is None else messages.Goodbye(*connection.links.bye)
         clocks = None if connection.clocks is None else messages.Clocks(*connection.clocks)
-        self._tell_end(messages.Ended(ended, connection.failure, bye, clocks))
+        self._tell_end(messages.SessionEnded(ended, connection.failure, bye, clocks))
 
-    def _tell_end(self, ended: messages.Ended) -> None:
+    def _tell_end(self, ended: messages.SessionEnded) -> None:
         if not self._told_end:
             self._told_end = True
             self.tell(ended)
@@ -360,10 +360,10 @@ class Holder:
             self._empty.set()
 
 
-def _connected(connection: Connection) -> messages.Connected:
+def _connected(connection: Connection) -> messages.SessionUp:
     device = connection.device
     shown = None if device is None else messages.Device(device.device, device.ed25519, device.trust.value)
-    return messages.Connected(connection.path, connection.packet_bytes, shown, connection.why_by_room)
+    return messages.SessionUp(connection.path, connection.packet_bytes, shown, connection.why_by_room)
 
 
 def _text(frame: Frame) -> str:

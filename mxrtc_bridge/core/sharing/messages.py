@@ -35,7 +35,7 @@ Fact = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallRequest:
     """``call``: reach a peer."""
 
     peer: UserId
@@ -56,7 +56,7 @@ class OpenChannel:
 
 
 @dataclass(frozen=True, slots=True)
-class AskList:
+class ListRequest:
     """``list``: ask the peer for services."""
 
     number: int
@@ -64,20 +64,20 @@ class AskList:
 
 
 @dataclass(frozen=True, slots=True)
-class AskPing:
+class PingRequest:
     """``ping``: measure a round trip."""
 
     number: int
 
 
-GuestMessage = Call | OpenChannel | AskList | AskPing
+GuestMessage = CallRequest | OpenChannel | ListRequest | PingRequest
 
 
 # From the one that holds the account
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class HolderHello:
     """``hello``: said at once to whoever connects."""
 
     version: int
@@ -103,7 +103,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class SessionUp:
     """``connected``: the session is up."""
 
     path: Path
@@ -127,7 +127,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ListEntry:
     """``service``: one of those that were asked for."""
 
     number: int
@@ -139,14 +139,14 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListDone:
     """``listed``: there are no more."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
+class PingReply:
     """``pong``: a round trip was measured."""
 
     number: int
@@ -163,7 +163,7 @@ class Unanswered:
 
 
 @dataclass(frozen=True, slots=True)
-class Bye:
+class Goodbye:
     """The farewell of the other side."""
 
     code: str
@@ -179,20 +179,20 @@ class Clocks:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class SessionEnded:
     """``ended``: the session is over, as the call has ended."""
 
     call: CallEnded
     failure: str
     """Why the connection failed, where our side knows."""
-    bye: Bye | None
+    bye: Goodbye | None
     clocks: Clocks | None
 
 
 HOLDER_ENDED = CallEnded(CallOutcome.FAILED, "holder_ended")
 """How a session ends for a guest when the command that has it ends."""
 
-HolderMessage = Hello | Said | Connected | Failed | Service | Listed | Pong | Unanswered | Ended
+HolderMessage = HolderHello | Said | SessionUp | Failed | ListEntry | ListDone | PingReply | Unanswered | SessionEnded
 
 
 # Fields
@@ -311,7 +311,7 @@ _MESSAGE, _EXIT = json_message.text("message"), count("code", high=MAX_CODE)
 _ENDED = _nested(
     "call", CallEnded, _member("outcome", CallOutcome), _word("reason"), _maybe(_word("limit", 255), "limit")
 )
-_BYE = _maybe(_nested("bye", Bye, _word("code"), json_message.text("message")), "bye")
+_BYE = _maybe(_nested("bye", Goodbye, _word("code"), json_message.text("message")), "bye")
 _CLOCKS = _maybe(_nested("clocks", Clocks, count("here"), count("there")), "clocks")
 _PROTOCOLS = frozenset({PROTOCOL_TCP, PROTOCOL_FILE})
 
@@ -319,33 +319,33 @@ GUEST = json_message.MessageFormat[GuestMessage](
     "a guest",
     {
         "call": (
-            *(Call, _parsed("peer", parse_user_id), _member("policy", IcePolicy), _words("interfaces")),
+            *(CallRequest, _parsed("peer", parse_user_id), _member("policy", IcePolicy), _words("interfaces")),
             *(_word("signal"), _number("timeout_s", 3600)),
         ),
         "open": (OpenChannel, _CHANNEL, _parsed("service", parse_service_name), _one_of("protocol", _PROTOCOLS)),
-        "list": (AskList, _NUMBER, _flag("states")),
-        "ping": (AskPing, _NUMBER),
+        "list": (ListRequest, _NUMBER, _flag("states")),
+        "ping": (PingRequest, _NUMBER),
     },
 )
 
 HOLDER = json_message.MessageFormat[HolderMessage](
     "the one that holds the account",
     {
-        "hello": (Hello, count("version"), count("pid")),
+        "hello": (HolderHello, count("version"), count("pid")),
         "said": (Said, _word("kind"), json_message.text("sentence"), _facts("facts")),
-        "connected": (Connected, _PATH, _PACKET, _DEVICE, json_message.text("by_room_because")),
+        "connected": (SessionUp, _PATH, _PACKET, _DEVICE, json_message.text("by_room_because")),
         "failed": (
             *(Failed, _EXIT, _MESSAGE, _flag("defect"), count("status", high=999)),
             *(_word("errcode", 255), _number("wait_s", 1e9)),
         ),
         "service": (
-            *(Service, _NUMBER, _parsed("peer", parse_user_id), _parsed("service", parse_service_name)),
+            *(ListEntry, _NUMBER, _parsed("peer", parse_user_id), _parsed("service", parse_service_name)),
             *(_maybe(_member("kind", ServiceKind), "kind"), _maybe(_member("state", ServiceState), "state")),
             _maybe(count("until_ms"), "until_ms"),
         ),
-        "listed": (Listed, _NUMBER),
-        "pong": (Pong, _NUMBER, _number("seconds", 1e6), _PACKET),
+        "listed": (ListDone, _NUMBER),
+        "pong": (PingReply, _NUMBER, _number("seconds", 1e6), _PACKET),
         "unanswered": (Unanswered, _NUMBER, _MESSAGE),
-        "ended": (Ended, _ENDED, json_message.text("failure"), _BYE, _CLOCKS),
+        "ended": (SessionEnded, _ENDED, json_message.text("failure"), _BYE, _CLOCKS),
     },
 )

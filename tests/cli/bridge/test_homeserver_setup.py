@@ -12,7 +12,7 @@ import pytest
 from mxrtc_bridge.cli.bridge import homeserver_setup
 from mxrtc_bridge.cli.bridge.homeserver_setup import (
     KINDS,
-    Kind,
+    HomeserverKind,
     find_homeserver,
     give_copy,
     lines_for,
@@ -57,7 +57,7 @@ def test_without_its_configuration_the_lines_name_the_registration_itself() -> N
 
 def test_a_homeserver_in_its_usual_place_is_found_with_the_registrations_that_it_has(folder: Path) -> None:
     file = written(folder, "server_name: example.org\napp_service_config_files: [/one.yaml]\n")
-    found = find_homeserver(None, None, {"synapse": Kind("Synapse", "restart it", file, "matrix-synapse")})
+    found = find_homeserver(None, None, {"synapse": HomeserverKind("Synapse", "restart it", file, "matrix-synapse")})
     assert (found.file, found.copy) == (file, folder / "mxrtc.yaml")
     assert lines_for(found, OURS, as_difference=False) == (
         f"app_service_config_files:\n  - /one.yaml\n  - {folder}/mxrtc.yaml\n"

@@ -168,7 +168,7 @@ async def test_who_gets_no_answer_calls_by_itself(tmp_path: Path, socket: str) -
 
     async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if socket == "another version":
-            hello = messages.HOLDER.encode(messages.Hello(messages.VERSION + 1, 4711)).encode()
+            hello = messages.HOLDER.encode(messages.HolderHello(messages.VERSION + 1, 4711)).encode()
             writer.write(Frame(FrameKind.TEXT, 0, hello).encode())
         with contextlib.suppress(OSError):
             await _reader.read()

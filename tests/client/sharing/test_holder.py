@@ -304,7 +304,7 @@ class Raw:
         return True
 
 
-CALL = messages.Call(PEER, IcePolicy.ALL, (), "auto", 15.0)
+CALL = messages.CallRequest(PEER, IcePolicy.ALL, (), "auto", 15.0)
 OPEN = messages.OpenChannel(1, SSH, PROTOCOL_TCP)
 
 
@@ -329,7 +329,7 @@ async def test_a_guest_that_breaks_the_protocol_is_cut_off_and_nobody_else(
         async with Raw(bench.path) as raw:
             raw.say(*hostile[:1])
             if hostile[0] is CALL:
-                await raw.hear(messages.Connected)
+                await raw.hear(messages.SessionUp)
             raw.say(*hostile[1:])
             assert await raw.is_cut()
         await until(lambda: bench.holder.guests == 1)
@@ -341,7 +341,7 @@ async def test_a_guest_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
     async with Bench(tmp_path, Network(placed), max_untaken=64 * KIB) as bench:
         async with Raw(bench.path) as raw:
             raw.say(CALL)
-            await raw.hear(messages.Connected)
+            await raw.hear(messages.SessionUp)
             raw.say(OPEN, Frame(FrameKind.TEXT, 1, b'{"t":"open","s":"a"}'))
             raw.say(Frame(FrameKind.TEXT, 1, b'{"t":"ack","o":0,"w":4194304}'))
             await until(lambda: joined(placed))
@@ -362,9 +362,9 @@ async def test_more_questions_than_may_wait_are_answered_at_once(tmp_path: Path)
     placed = Placed()
     async with Bench(tmp_path, Network(placed)) as bench, Raw(bench.path) as raw:
         raw.say(CALL)
-        await raw.hear(messages.Connected)
+        await raw.hear(messages.SessionUp)
         placed.moves.clear()
-        raw.say(*(messages.AskPing(number) for number in range(80)))
+        raw.say(*(messages.PingRequest(number) for number in range(80)))
         answer = await raw.hear(messages.Unanswered)
         assert answer == messages.Unanswered(64, "too many questions wait for the peer")
 

@@ -25,29 +25,29 @@ PATH = Path(PathKind.DIRECT, "host", "srflx", "ipv4")
 Format = MessageFormat[Any]
 
 SAID: list[tuple[Format, Any]] = [
-    (GUEST, messages.Call(PEER, IcePolicy.RELAY, ("eth0", "10.0.0.0/8"), "device", 15.0)),
+    (GUEST, messages.CallRequest(PEER, IcePolicy.RELAY, ("eth0", "10.0.0.0/8"), "device", 15.0)),
     (GUEST, messages.OpenChannel(1, SSH, PROTOCOL_TCP)),
     (GUEST, messages.OpenChannel(2**32 - 1, SSH, PROTOCOL_FILE)),
-    (GUEST, messages.AskList(3, states=True)),
-    (GUEST, messages.AskPing(4)),
-    (HOLDER, messages.Hello(1, 4711)),
+    (GUEST, messages.ListRequest(3, states=True)),
+    (GUEST, messages.PingRequest(4)),
+    (HOLDER, messages.HolderHello(1, 4711)),
     (HOLDER, messages.Said("waiting", "waiting for the homeserver", {"waiting_for": "the homeserver", "cause": None})),
-    (HOLDER, messages.Connected(PATH, 1200, messages.Device("BUILD", "key", "verified"), "")),
-    (HOLDER, messages.Connected(PATH, None, None, "crypto.db is damaged")),
+    (HOLDER, messages.SessionUp(PATH, 1200, messages.Device("BUILD", "key", "verified"), "")),
+    (HOLDER, messages.SessionUp(PATH, None, None, "crypto.db is damaged")),
     (HOLDER, messages.Failed(4, "build: no answer", False, 0, "", 0.0)),
     (HOLDER, messages.Failed(0, "too often", False, 429, "M_LIMIT_EXCEEDED", 2.5)),
-    (HOLDER, messages.Service(3, PEER, SSH, ServiceKind.STREAM, ServiceState.UP, 1_700_000_000_000)),
-    (HOLDER, messages.Service(3, PEER, SSH, None, None, None)),
-    (HOLDER, messages.Listed(3)),
-    (HOLDER, messages.Pong(4, 0.0123, 1200)),
+    (HOLDER, messages.ListEntry(3, PEER, SSH, ServiceKind.STREAM, ServiceState.UP, 1_700_000_000_000)),
+    (HOLDER, messages.ListEntry(3, PEER, SSH, None, None, None)),
+    (HOLDER, messages.ListDone(3)),
+    (HOLDER, messages.PingReply(4, 0.0123, 1200)),
     (HOLDER, messages.Unanswered(4, "the session has ended")),
-    (HOLDER, messages.Ended(messages.HOLDER_ENDED, "", None, None)),
+    (HOLDER, messages.SessionEnded(messages.HOLDER_ENDED, "", None, None)),
     (
         HOLDER,
-        messages.Ended(
+        messages.SessionEnded(
             CallEnded(CallOutcome.REJECTED, "user_busy", "calls_per_user 3"),
             "no path",
-            messages.Bye("denied", "your right to it has ended"),
+            messages.Goodbye("denied", "your right to it has ended"),
             messages.Clocks(5, 6),
         ),
     ),
@@ -60,7 +60,7 @@ def test_message_is_read_as_it_was_written(side: Format, message: object) -> Non
 
 
 def without(message: object, key: str, value: object = ...) -> str:
-    side: Format = GUEST if isinstance(message, messages.Call | messages.OpenChannel) else HOLDER
+    side: Format = GUEST if isinstance(message, messages.CallRequest | messages.OpenChannel) else HOLDER
     fields = json.loads(side.encode(message))
     fields.pop(key)
     return json.dumps(fields if value is ... else {**fields, key: value})
