@@ -52,7 +52,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     )
     (level,) = re.findall(r"exposure level for \S+: (\d+\.\d)", judged.stdout)
     assert float(level) <= 1.5
-    assert f"calls the exposure {level} " in (HOW_TO / "systemd.md").read_text()
+    assert f"rates its exposure as {level} " in (HOW_TO / "systemd.md").read_text()
 
 
 def test_the_unit_is_told_when_the_bridge_is_ready_and_reloads_by_a_command_that_can_fail() -> None:
