@@ -37,3 +37,29 @@ async def test_question_whose_answer_is_due_at_once_is_sent_on_another_connectio
     finally:
         await transport.close()
     assert ["since=1&" in f"{path}&" for _, path, _, _ in scripted.requests] == [True] * asked
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "one_by_one"),
+    [(404, "M_UNRECOGNIZED", True), (404, "M_NOT_FOUND", False), (403, "M_FORBIDDEN", False)],
+)
+async def test_devices_are_deleted_one_by_one_where_the_homeserver_has_no_other_request(
+    scripted: ScriptedServer, status: int, errcode: str, one_by_one: bool
+) -> None:
+    """As Synapse beside matrix-authentication-service."""
+    refusal = web.json_response({"errcode": errcode}, status=status)
+    scripted.answers = [refusal, web.json_response({}), web.json_response({})]
+    transport = Transport(scripted.url, "token", RequestPolicy())
+    try:
+        deleting = KeyServer(transport, UserId("@a:b.example"), masquerade=True).delete_devices(
+            [DeviceId("ONE"), DeviceId("TWO")]
+        )
+        if one_by_one:
+            await deleting
+        else:
+            with pytest.raises(HomeserverError, match=errcode):
+                await deleting
+    finally:
+        await transport.close()
+    asked = [(method, path.partition("?")[0].rpartition("/")[2]) for method, path, _, _ in scripted.requests]
+    assert asked == [("POST", "delete_devices"), *([("DELETE", "ONE"), ("DELETE", "TWO")] if one_by_one else [])]
