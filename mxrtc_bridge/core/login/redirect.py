@@ -58,13 +58,14 @@ def authorization_address(
     )
 
 
-def code_of(target: str, *, state: str, issuer: str) -> str:
+def code_of(target: str, *, state: str, issuer: str, names_itself: bool = False) -> str:
     """The authorization code that the browser brings.
 
     Args:
         target: of the request that came.
         state: what we have drawn for this login.
         issuer: who must have sent it, if it says who (RFC 9207).
+        names_itself: whether it must say who has sent it.
 
     Raises:
         OtherRedirectError: it is not the answer to our question.
@@ -72,7 +73,7 @@ def code_of(target: str, *, state: str, issuer: str) -> str:
     """
     fields = _fields(target)
     _check_state(fields, state)
-    if "iss" in fields and fields["iss"] != issuer:
+    if fields.get("iss", "" if names_itself else issuer) != issuer:
         raise OtherRedirectError("the answer comes from another authorization server than the one that was asked")
     if "error" in fields:
         words = fields.get("error_description") or fields["error"]

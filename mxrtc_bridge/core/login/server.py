@@ -32,6 +32,8 @@ class AuthorizationServer:
     revocation_endpoint: str = ""
     grants: frozenset[str] = frozenset()
     """The kinds of grant that it says it supports."""
+    names_itself: bool = False
+    """Whether it says that it names itself in each answer that a browser brings (RFC 9207, section 3)."""
 
     @property
     def has_device_code(self) -> bool:
@@ -72,6 +74,7 @@ def read_authorization_server(answer: Mapping[str, object], *, loopback: bool) -
         device_endpoint=address("device_authorization_endpoint"),
         revocation_endpoint=address("revocation_endpoint"),
         grants=frozenset(grant for grant in listed[:MAX_GRANTS] if isinstance(grant, str)),
+        names_itself=answer.get("authorization_response_iss_parameter_supported") is True,
     )
 
 

@@ -132,3 +132,10 @@ def test_whatever_is_brought_is_another_thing(text: str, name: str) -> None:
     for brought in (text, f"{PATH}?{text}", target(**{name: text, "code": "c"})):
         with pytest.raises(OtherRedirectError):
             code_of(brought, state=STATE, issuer=ISSUER)
+
+
+def test_server_that_always_names_itself_has_sent_nothing_that_does_not() -> None:
+    """RFC 9207, section 2.4."""
+    with pytest.raises(OtherRedirectError, match="another authorization server"):
+        code_of(target(code="c", state=STATE), state=STATE, issuer=ISSUER, names_itself=True)
+    assert code_of(target(code="c", state=STATE, iss=ISSUER), state=STATE, issuer=ISSUER, names_itself=True) == "c"

@@ -35,6 +35,13 @@ def test_metadata_is_read() -> None:
     assert (server.issuer, server.token_endpoint) == (f"{AUTH}/", f"{AUTH}/token")
     assert (server.has_device_code, server.has_authorization_code) == (True, True)
     assert server.grants == {AUTHORIZATION_CODE, DEVICE_CODE}
+    assert not server.names_itself
+
+
+@pytest.mark.parametrize(("said", "names_itself"), [(True, True), (False, False), ("true", False), (1, False)])
+def test_server_says_whether_it_names_itself(said: object, names_itself: bool) -> None:
+    metadata = {**METADATA, "authorization_response_iss_parameter_supported": said}
+    assert read_authorization_server(metadata, loopback=False).names_itself is names_itself
 
 
 @pytest.mark.parametrize(
