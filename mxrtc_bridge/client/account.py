@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
@@ -25,6 +25,7 @@ from mxrtc_bridge.core.errors import HomeserverError, LoginError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.login.server import AuthorizationServer
 from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.engine.undone import taken_back
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
 
@@ -109,7 +110,7 @@ async def login_by_token(context: Context, options: LoginOptions, token: str) ->
     async def log_in(address: str, _user: UserId, means: methods.Means) -> methods.LoggedIn:
         return await methods.by_token(address, token, means)
 
-    await _login_at(context, options, log_in, options.homeserver, keep_others=True)
+    await _login_at(context, options, log_in, options.homeserver)
 
 
 async def _login_at(
@@ -117,8 +118,6 @@ async def _login_at(
     options: LoginOptions,
     log_in: Callable[[str, UserId, methods.Means], Awaitable[methods.LoggedIn]],
     found: str | None,
-    *,
-    keep_others: bool = False,
 ) -> None:
     user = read_user(options.user)
     _check_free(context, user)
@@ -127,20 +126,17 @@ async def _login_at(
     async with waiting.limited():
         address = found or options.homeserver or await matrix_login.discover(user, waiting.patience)
         made = await log_in(address, user, methods.Means(context.report, waiting.patience))
-    await _keep(context, options, made, waiting, end_others=not keep_others)
+    await _keep(context, options, made, waiting)
 
 
-async def _keep(
-    context: Context, options: LoginOptions, made: methods.LoggedIn, waiting: Waiting, *, end_others: bool = True
-) -> None:
-    """Write a login down, if it is that of the user who was meant.
+async def _keep(context: Context, options: LoginOptions, made: methods.LoggedIn, waiting: Waiting) -> None:
+    """Write a login down, if it is that of the user who was meant; the one that was there before is ended.
 
     Args:
         context: what all commands share.
         options: who was meant.
         made: the login.
         waiting: how to ask the homeserver.
-        end_others: whether to end the session if it is not kept.
     """
     account, user = made.account, read_user(options.user)
     login = Login(
@@ -151,14 +147,18 @@ async def _keep(
         prefix=options.prefix,
         bot=options.bot,
         renewal=made.renewal,
+        from_elsewhere=made.from_elsewhere,
     )
     try:
         _check_user(account, user)
-        context.state.save_login(login)
-    except ClientError:
-        if end_others:
-            with contextlib.suppress(HomeserverError):
-                await methods.end_session(made, waiting.patience)
+        # A renewal by another command would be written over it.
+        async with login_lock(context.state):
+            _check_free(context, user)
+            before = _login_before(context.state, login)
+            context.state.save_login(login)
+    except BaseException:  # Ctrl-C as well: nobody would know of the session
+        if not made.from_elsewhere:
+            await taken_back(methods.end_session(made, waiting.patience))
         raise
     context.report.say(
         "login",
@@ -167,6 +167,35 @@ async def _keep(
         device=account.device_id,
         homeserver=account.base_url,
     )
+    with contextlib.suppress(ClientError):  # it took too long: neither is needed
+        async with waiting.limited():
+            await methods.name_device(made, waiting.patience)
+            if before is not None:
+                with contextlib.suppress(HomeserverError):
+                    await _end_session(context.state, before, waiting)
+
+
+def _login_before(state: StateFolder, new: Login) -> Login | None:
+    """The login whose place a new one takes, where that leaves a session behind that nobody would end."""
+    if not state.has_login():
+        return None
+    try:
+        before = state.load_login()
+    except ClientError:
+        return None
+    return None if before.from_elsewhere or before.device_id == new.device_id else before
+
+
+async def _end_session(state: StateFolder, login: Login, waiting: Waiting) -> None:
+    """End the session of a login, whoever has begun it.
+
+    Raises:
+        HomeserverError: it goes on.
+    """
+    if login.renewal is not None:
+        await methods.revoke(login.renewal, waiting.patience)
+    else:
+        await matrix_login.log_out(_account(state, login), waiting.patience)
 
 
 def _check_user(account: Account, user: UserId) -> None:
@@ -228,27 +257,35 @@ async def accounts(context: Context, default: str | None) -> None:
         context.report.data("account", line, **fields)
 
 
-async def logout(context: Context) -> None:
-    """End the session at the homeserver and forget the token; forgets it even where the homeserver is away."""
+async def logout(context: Context, *, pauses_s: Sequence[float] = methods.ENDED_AFTER_S) -> None:
+    """End the session at the homeserver and forget the token; forgets it even where the homeserver is away.
+
+    Args:
+        context: what all commands share.
+        pauses_s: seconds between two looks whether it has ended.
+    """
     waiting = Waiting(context.report, context.call.timeout_s)
-    # A renewal by another command would leave a session behind that nobody knows.
     login = context.state.load_login()
-    async with login_lock(context.state) if login.renewal else contextlib.nullcontext():
+    # A renewal by another command would leave a session behind that nobody knows, and a login would be forgotten.
+    async with login_lock(context.state):
         login = context.state.load_login()
+        remedy = f"remove the session {login.device_id} in another client"
         try:
             async with waiting.limited():
-                if login.renewal is not None:
-                    await methods.revoke(login.renewal, waiting.patience)
-                else:
-                    await matrix_login.log_out(_account(context.state, login), waiting.patience)
+                await _end_session(context.state, login, waiting)
+                goes_on = login.renewal is not None and await methods.goes_on(login, waiting.patience, pauses_s)
         except (HomeserverError, ClientError) as error:
             context.state.forget_login()
             raise ClientError(
-                Exit.RETRY,
-                f"the token is forgotten here, but the homeserver was not told ({error}); "
-                f"remove the session {login.device_id} in another client",
+                Exit.RETRY, f"the token is forgotten here, but the homeserver was not told ({error}); {remedy}"
             ) from error
         context.state.forget_login()
+    if goes_on:
+        raise ClientError(
+            Exit.RETRY,
+            "the token is forgotten here, and the authorization server says that the session has ended, but the "
+            f"homeserver still takes it; {remedy}",
+        )
     context.report.say("logout", f"logged out {login.user_id}", user=login.user_id)
 
 

@@ -47,8 +47,17 @@ class ClientError(MxrtcError):
         """Whether the user has been told already."""
 
 
+_REFUSALS = {
+    "M_USER_LOCKED": "the account is locked; ask the administrator of the homeserver",
+    "M_USER_SUSPENDED": "the account is suspended; ask the administrator of the homeserver",
+    "M_USER_DEACTIVATED": "the account has been deactivated",
+}
+
+
 def explain_refusal(error: HomeserverError) -> str:
     """The homeserver's sentence, with the remedy where there is one that we know."""
+    if error.errcode in _REFUSALS:
+        return f"{error}; {_REFUSALS[error.errcode]}"
     if error.errcode in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"):
         return f"{error}; the login is not valid any more, log in again with 'mxrtc login'"
     return str(error)

@@ -66,6 +66,8 @@ class Login:
     """Localpart of the bridge's bot, which knows all peers."""
     renewal: Renewal | None = None
     """None where the access token is good until the session ends."""
+    from_elsewhere: bool = False
+    """Whether another program has begun the session, so that no new login here ends it."""
 
     @property
     def server(self) -> str:
@@ -340,6 +342,7 @@ def _read_login(data: Mapping[str, object]) -> Login:
         prefix=_text(data, "prefix", "rtc_"),
         bot=_text(data, "bot", "rtcbot"),
         renewal=None if renewal is None else _read_renewal(renewal, _text(data, "homeserver")),
+        from_elsewhere=data.get("from_elsewhere") is True,
     )
 
 

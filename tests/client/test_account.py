@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mxrtc_bridge.client.account import LoginOptions
 from mxrtc_bridge.client.accounts import Accounts
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.login.offer import Method
+from mxrtc_bridge.client.login.tokens import login_lock
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, Renewal, StateFolder
@@ -23,6 +25,7 @@ from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.ids import UserId
 from tests.catch_all import answering
 from tests.login.fakes import FakeLoginServer, fake_login_server
+from tests.waiting import turns
 
 ALICE = UserId("@alice:example.org")
 
@@ -147,6 +150,20 @@ async def test_status_tells_what_runs_and_fails_where_the_login_is_no_more(
     assert caught.value.code is Exit.USAGE
     login, session = said(capsys)
     assert (login["reachable"], session["peer"], session["sent"]) == (False, "build", 2)
+
+
+@pytest.mark.parametrize(
+    ("errcode", "words"),
+    [("M_USER_LOCKED", "the account is locked; ask the administrator"), ("M_USER_DEACTIVATED", "has been deactivated")],
+)
+async def test_account_that_was_shut_is_told_as_that(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder, errcode: str, words: str
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    homeserver_of_alice.errcode = errcode
+    with pytest.raises(ClientError, match=words) as caught:
+        await account.status(context(state))
+    assert caught.value.code is Exit.USAGE
 
 
 def accounts_of(state: StateFolder) -> Context:
@@ -293,3 +310,105 @@ async def test_password_is_the_way_where_the_homeserver_offers_no_other(
     await account.login(context(state), options, offer, method, "secret")
     assert delegating.said("login")[-1]["password"] == "secret"
     assert state.load_login().renewal is None
+
+
+# What is left behind
+
+
+async def log_in_by_code(server: FakeLoginServer, state: StateFolder) -> Login:
+    server.answers["device"] = [
+        (200, {"device_code": "d", "user_code": "AB", "verification_uri": f"{server.url}/l", "interval": 0.01})
+    ]
+    options = LoginOptions(ALICE_TEST, server.url)
+    offer, method = await account.find_offer(context(state), options)
+    await account.login(context(state), options, offer, method)
+    return state.load_login()
+
+
+async def test_device_is_named_when_the_login_is_kept(delegating: FakeLoginServer, state: StateFolder) -> None:
+    """Until it is, whatever ends us leaves a session behind, and a name is worth no moment of that."""
+    delegating.hold = "DEVICE"
+    logging_in = asyncio.ensure_future(log_in_by_code(delegating, state))
+    await asyncio.wait_for(delegating.holding.wait(), 10)
+    assert state.load_login().access_token == "access-1"
+    delegating.go_on.set()
+    await logging_in
+    assert delegating.said("DEVICE")[0]["display_name"].startswith("mxrtc on ")
+
+
+async def test_session_whose_place_a_new_login_takes_is_ended(delegating: FakeLoginServer, state: StateFolder) -> None:
+    renewal = Renewal(f"{delegating.url}/token", f"{delegating.url}/revoke?tenant=1", "client", "refresh-0", 0.0, 0.0)
+    before = Login(delegating.url, ALICE_TEST, "BEFORE", "access-0", renewal=renewal)
+    state.save_login(before)
+    assert (await log_in_by_code(delegating, state)).access_token == "access-1"
+    assert [form["token"] for form in delegating.said("revoke")] == ["refresh-0"]
+    # One of another program is not ours to end, nor is the one that was just begun.
+    for kept in (replace(before, from_elsewhere=True), replace(before, device_id="DEVICE")):
+        state.save_login(kept)
+        await log_in_by_code(delegating, state)
+    assert len(delegating.said("revoke")) == 1
+
+
+async def test_login_that_cannot_be_kept_is_ended(delegating: FakeLoginServer, state: StateFolder) -> None:
+    delegating.hold = "whoami"
+    logging_in = asyncio.ensure_future(log_in_by_code(delegating, state))
+    await asyncio.wait_for(delegating.holding.wait(), 10)
+    (state.path / "login.json").mkdir()
+    delegating.go_on.set()
+    with pytest.raises(ClientError):
+        await logging_in
+    assert [form["token"] for form in delegating.said("revoke")] == ["refresh-1"]
+
+
+async def test_of_two_logins_at_once_the_one_that_is_not_kept_is_ended(
+    delegating: FakeLoginServer, state: StateFolder
+) -> None:
+    delegating.hold = "whoami"
+    first = asyncio.ensure_future(log_in_by_code(delegating, state))
+    await asyncio.wait_for(delegating.holding.wait(), 10)
+    # Meanwhile somebody else has logged in here.
+    state.save_login(Login(delegating.url, UserId("@bob:example.test"), "BOB", "bobs"))
+    delegating.go_on.set()
+    with pytest.raises(ClientError, match=r"@bob:example\.test is logged in here"):
+        await first
+    assert [form["token"] for form in delegating.said("revoke")] == ["refresh-1"]
+    assert state.load_login().device_id == "BOB"
+
+
+async def test_login_waits_for_a_renewal_which_would_be_written_over_it(
+    delegating: FakeLoginServer, state: StateFolder
+) -> None:
+    async with login_lock(state):
+        logging_in = asyncio.ensure_future(log_in_by_code(delegating, state))
+        while "whoami" not in [name for name, _ in delegating.asked]:
+            await asyncio.sleep(0)
+        await turns(300)
+        assert not state.has_login()
+        state.save_login(Login(delegating.url, ALICE_TEST, "BEFORE", "renewed", from_elsewhere=True))
+    assert (await logging_in).access_token == "access-1"
+
+
+async def test_logout_waits_for_a_login_that_is_being_kept(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    async with login_lock(state):
+        leaving = asyncio.ensure_future(account.logout(context(state)))
+        await turns(300)
+        assert homeserver_of_alice.asked == []
+        state.save_login(Login(homeserver_of_alice.url, ALICE, "NEW", "new-token"))
+    await leaving
+    assert homeserver_of_alice.asked == ["logout"]
+    assert not state.has_login()
+
+
+async def test_logout_that_the_homeserver_knows_nothing_of_says_so(
+    delegating: FakeLoginServer, state: StateFolder
+) -> None:
+    """A revocation is answered as if all were well whatever becomes of it."""
+    await log_in_by_code(delegating, state)
+    delegating.answers["revoke"] = [(200, {})]
+    with pytest.raises(ClientError, match="the homeserver still takes it; remove the session DEVICE") as caught:
+        await account.logout(context(state), pauses_s=(0.0,))
+    assert caught.value.code is Exit.RETRY
+    assert not state.has_login()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,16 +27,34 @@ class FakeLoginServer:
     user: str = ALICE
     flows: tuple[str, ...] = ("m.login.password",)
     delegates: bool = True
+    logs_in_too: bool = False
+    """Whether one that delegates has the logins of before as well, by a proxy in front of it."""
     seconds: float | None = 300
     given: int = 0
     known: set[str] = field(default_factory=set)
     """The access tokens that are good."""
+    lost: int = 0
+    """How many of the next answers with tokens do not arrive."""
+    locked: bool = False
+    """Whether the account is locked: it is given tokens all the same, and none of them is taken."""
+    hold: str = ""
+    """What is done at once and answered when ``go_on`` is set; ``holding`` says that it was done."""
+    holding: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def said(self, what: str) -> list[dict[str, Any]]:
         return [content for name, content in self.asked if name == what]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         what = request.path.rpartition("/")[2]
+        what = "flows" if (request.method, what) == ("GET", "login") else what
+        answer = await self._answer(request, what)
+        if what == self.hold:
+            self.holding.set()
+            await self.go_on.wait()
+        return answer
+
+    async def _answer(self, request: web.Request, what: str) -> web.StreamResponse:
         kind = request.content_type
         content = (
             dict(await request.post()) if "form" in kind else (await request.json() if request.can_read_body else {})
@@ -79,8 +98,11 @@ class FakeLoginServer:
 
     def _token(self, _request: web.Request, _content: object) -> web.Response:
         self.given += 1
+        if self.lost:
+            self.lost -= 1
+            raise web.HTTPInternalServerError
         access = f"access-{self.given}"
-        self.known = {access}
+        self.known = set() if self.locked else {access}
         answer = {"access_token": access, "refresh_token": f"refresh-{self.given}", "token_type": "Bearer"}
         return web.json_response({**answer, **({} if self.seconds is None else {"expires_in": self.seconds})})
 
@@ -89,9 +111,12 @@ class FakeLoginServer:
         self.known.clear()
         return web.Response(status=200)
 
-    def _login(self, request: web.Request, _content: object) -> web.Response:
-        if request.method == "GET":
-            return web.json_response({"flows": [{"type": flow} for flow in self.flows]})
+    def _flows(self, _request: web.Request, _content: object) -> web.Response:
+        if self.delegates and not self.logs_in_too:
+            return web.json_response({"errcode": "M_UNRECOGNIZED"}, status=404)
+        return web.json_response({"flows": [{"type": flow} for flow in self.flows]})
+
+    def _login(self, _request: web.Request, _content: object) -> web.Response:
         self.known.add("legacy")
         return web.json_response({"user_id": self.user, "device_id": "DEVICE", "access_token": "legacy"})
 

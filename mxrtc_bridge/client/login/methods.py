@@ -14,8 +14,8 @@ import secrets
 import sys
 import time
 import webbrowser
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.login.loopback import HOST, LoopbackListener, listening
@@ -23,18 +23,21 @@ from mxrtc_bridge.client.login.offer import Offer
 from mxrtc_bridge.client.login.qr_code import qr_code
 from mxrtc_bridge.client.login.tokens import renewal_of
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import Renewal
+from mxrtc_bridge.client.state import Login, Renewal
 from mxrtc_bridge.core.errors import HomeserverError, LoginError
 from mxrtc_bridge.core.login import redirect
 from mxrtc_bridge.core.login.answers import DeviceCode, Tokens, next_interval_s
 from mxrtc_bridge.core.login.server import AUTHORIZATION_CODE, DEVICE_CODE, AuthorizationServer
 from mxrtc_bridge.core.text.installing import HOME
+from mxrtc_bridge.engine.undone import taken_back, undone_if_cancelled
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api import oauth
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.transport import RequestPolicy
 
 CLIENT_NAME = "mxrtc"
+ENDED_AFTER_S = (0.0, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between two looks whether a session has ended at the homeserver too."""
 BROWSER_S = 600.0
 """How long a person may take in the browser."""
 
@@ -44,8 +47,12 @@ class LoggedIn:
     """What a way to log in ends with."""
 
     account: Account
-    token: str
+    token: str = field(repr=False)
     renewal: Renewal | None = None
+    from_elsewhere: bool = False
+    """Whether the session was there before, so that it is not ours to end without a word."""
+    is_named: bool = True
+    """Whether its device has a name that its user knows it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,8 @@ async def by_token(homeserver: str, token: str, means: Means) -> LoggedIn:
     Raises:
         HomeserverError: the homeserver does not know it.
     """
-    return _of_homeserver(await matrix_login.account_of(homeserver, token, means.patience))
+    account = await matrix_login.account_of(homeserver, token, means.patience)
+    return LoggedIn(account, token, from_elsewhere=True)
 
 
 async def by_sso(homeserver: str, means: Means) -> LoggedIn:
@@ -118,7 +126,11 @@ async def by_browser(offer: Offer, server: AuthorizationServer, means: Means) ->
     """
     client_id, scope = await _register(server, means), redirect.scope_of(_new_device())
     state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-    async with _listening(lambda target: redirect.code_of(target, state=state, issuer=server.issuer)) as listener:
+
+    def code_in(target: str) -> str:
+        return redirect.code_of(target, state=state, issuer=server.issuer, names_itself=server.names_itself)
+
+    async with _listening(code_in) as listener:
         address = redirect.authorization_address(
             server, client_id=client_id, redirect=listener.address, scope=scope, state=state, verifier=verifier
         )
@@ -130,7 +142,7 @@ async def by_browser(offer: Offer, server: AuthorizationServer, means: Means) ->
         "client_id": client_id,
         "code_verifier": verifier,
     }
-    tokens = await oauth.ask_tokens(server.token_endpoint, form, scope=scope, policy=means.patience)
+    tokens = await _exchange(server, form, scope, means)
     return await _of_tokens(offer, server, client_id, tokens, means)
 
 
@@ -156,12 +168,24 @@ async def _poll(
     while means.clock() < ends:
         await means.sleep(interval_s)
         try:
-            return await oauth.ask_tokens(server.token_endpoint, form, scope=scope, policy=means.patience)
+            return await _exchange(server, form, scope, means)
         except HomeserverError as error:
             # A server that is away for a moment has not said no, and the code is good for as long as it was.
-            if not error.retryable:
+            if not error.retryable or error.errcode == "slow_down":
                 interval_s = next_interval_s(error.errcode or str(error), interval_s)
     raise LoginError("the code has expired; log in again for a new one")
+
+
+async def _exchange(server: AuthorizationServer, form: Mapping[str, str], scope: str, means: Means) -> Tokens:
+    """Exchange a code for tokens; they begin a session, which is ended if nobody waits for it any more."""
+
+    async def end(tokens: Tokens) -> None:
+        renewal = _renewal(server, form["client_id"], tokens)
+        if renewal is not None:
+            await revoke(renewal, means.patience)
+
+    asking = oauth.ask_tokens(server.token_endpoint, form, scope=scope, policy=means.patience)
+    return await undone_if_cancelled(asking, end)
 
 
 def _show_code(code: DeviceCode, report: Report) -> None:
@@ -222,17 +246,34 @@ def _of_homeserver(account: Account) -> LoggedIn:
 async def _of_tokens(
     offer: Offer, server: AuthorizationServer, client_id: str, tokens: Tokens, means: Means
 ) -> LoggedIn:
-    renewal = renewal_of(
+    renewal = _renewal(server, client_id, tokens)
+    try:
+        account = await matrix_login.account_of(offer.homeserver, tokens.access_token, means.patience)
+    except BaseException:  # Ctrl-C as well: a session that nobody knows of would stay for ever
+        if renewal is not None:
+            await taken_back(revoke(renewal, means.patience))
+        raise
+    return LoggedIn(account, tokens.access_token, renewal, is_named=False)
+
+
+def _renewal(server: AuthorizationServer, client_id: str, tokens: Tokens) -> Renewal | None:
+    return renewal_of(
         tokens,
         endpoint=server.token_endpoint,
         revocation=server.revocation_endpoint,
         client_id=client_id,
         now=time.time(),
     )
-    account = await matrix_login.account_of(offer.homeserver, tokens.access_token, means.patience)
-    with contextlib.suppress(HomeserverError):  # a name that the server has made up does as well
-        await matrix_login.name_device(account, device_name(), means.patience)
-    return LoggedIn(account, tokens.access_token, renewal)
+
+
+async def name_device(login: LoggedIn, patience: RequestPolicy) -> None:
+    """Give the device its name, where the way to log in has none for it; one that the server has made up does as well.
+
+    Last of all: until a login is kept, whatever ends us leaves a session behind.
+    """
+    if not login.is_named:
+        with contextlib.suppress(HomeserverError):
+            await matrix_login.name_device(login.account, device_name(), patience)
 
 
 async def end_session(login: LoggedIn, patience: RequestPolicy) -> None:
@@ -245,6 +286,27 @@ async def end_session(login: LoggedIn, patience: RequestPolicy) -> None:
         await matrix_login.log_out(login.account, patience)
     else:
         await revoke(login.renewal, patience)
+
+
+async def goes_on(
+    login: Login,
+    patience: RequestPolicy,
+    pauses_s: Sequence[float] = ENDED_AFTER_S,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> bool:
+    """Whether the homeserver takes the token of a session that was revoked.
+
+    That the authorization server says yes to a revocation means little: it does so also for what it does not know
+    (RFC 7009, section 2.2). And it tells the homeserver a moment later.
+    """
+    account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
+    for pause_s in pauses_s:
+        await sleep(pause_s)
+        try:
+            await matrix_login.check(account, patience)
+        except HomeserverError as error:
+            return error.errcode != "M_UNKNOWN_TOKEN" and not error.retryable
+    return True
 
 
 async def revoke(renewal: Renewal, patience: RequestPolicy) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, typed_user_id
 from mxrtc_bridge.core.login.server import AuthorizationServer
 from mxrtc_bridge.matrix.api import login as matrix_login
@@ -42,8 +42,14 @@ class Offer:
     @property
     def methods(self) -> tuple[Method, ...]:
         """The ways that there are, the one that is taken first."""
+        offered: tuple[tuple[Method, bool], ...]
         if self.server is not None:
-            offered = ((Method.CODE, self.server.has_device_code), (Method.BROWSER, self.server.has_authorization_code))
+            offered = (
+                (Method.CODE, self.server.has_device_code),
+                (Method.BROWSER, self.server.has_authorization_code),
+                # Some have it for programs of before, at the address of the homeserver.
+                (Method.PASSWORD, PASSWORD in self.flows),
+            )
         else:
             # A password needs nothing but this terminal.
             offered = ((Method.PASSWORD, PASSWORD in self.flows), (Method.BROWSER, SSO in self.flows))
@@ -98,5 +104,10 @@ async def find_offer(user: UserId, homeserver: str | None, patience: RequestPoli
     """
     address = homeserver or await matrix_login.discover(user, patience)
     server = await authorization_server(address, patience)
-    flows = frozenset[str]() if server is not None else await matrix_login.flows(address, patience)
+    try:
+        flows = await matrix_login.flows(address, patience)
+    except HomeserverError:
+        if server is None:
+            raise
+        flows = frozenset()  # what else there is does without
     return Offer(user, address, server, flows)

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, Renewal, StateFolder
@@ -33,13 +34,20 @@ RENEW_AFTER = 0.7
 AGAIN_S = 10.0
 """Until a renewal is tried again that failed before the token has expired."""
 REFUSED_S = 120.0
-"""For so long a token is not renewed again because it was refused: it is the account that is, not the token."""
+"""For so long a token is not renewed again that is refused as soon as it was given: it is the account that is, not the
+token. Homeservers remember for about as long what the authorization server has said of a token."""
+SHORTEST_LIFE_S = 10.0
+"""A token that lives for less than this is not renewed ahead of time with each request; it is when it is refused."""
 LOCK_S = 30.0
 LOCK_EVERY_S = 0.1
 REQUEST_S = 20.0
 CLOSE_S = 5.0
 """How long a renewal that is under way may take to come to its end when nobody needs it any more."""
 
+REFUSED_AT_ONCE = (
+    "the homeserver refuses a token that was given just now: the account is locked, or this device was removed. Ask "
+    "the administrator, or log in again with 'mxrtc login'"
+)
 _ENDED = ("invalid_grant", "invalid_client", "unauthorized_client")
 _POLICY = RequestPolicy(RetryPolicy(total_s=REQUEST_S), timeout_s=REQUEST_S)
 
@@ -56,7 +64,7 @@ def renewal_of(tokens: Tokens, *, endpoint: str, revocation: str, client_id: str
     """
     if not tokens.refresh_token:
         return None
-    life = tokens.expires_s
+    life = None if tokens.expires_s is None else max(tokens.expires_s, SHORTEST_LIFE_S)
     due, expiry = (0.0, 0.0) if life is None else (now + life * RENEW_AFTER, now + life)
     return Renewal(endpoint, revocation, client_id, tokens.refresh_token, due, expiry)
 
@@ -86,7 +94,17 @@ async def login_lock(state: StateFolder, *, wait_s: float = LOCK_S) -> AsyncIter
                     await asyncio.sleep(LOCK_EVERY_S)
         except TimeoutError:
             raise ClientError(Exit.RETRY, "another mxrtc command is renewing the login and does not end") from None
+        if not _is_there(path, descriptor):
+            # A logout has removed it meanwhile; whoever comes next would not wait for us.
+            raise ClientError(Exit.RETRY, "another mxrtc command has just logged out in this account; try again")
         yield
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 class StoredTokens:
@@ -96,6 +114,7 @@ class StoredTokens:
         state: where they are.
         login: as it was read from there.
         wall: seconds since 1970.
+        clock: monotonic seconds; the other clock may be set.
         policy: how long a renewal may take.
     """
 
@@ -105,14 +124,16 @@ class StoredTokens:
         login: Login,
         *,
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         policy: RequestPolicy = _POLICY,
     ) -> None:
         self._state = state
         self._login = login
         self._wall = wall
+        self._clock = clock
         self._policy = policy
-        self._not_before = 0.0
-        self._refused_until = 0.0
+        self._not_before = float("-inf")
+        self._unproven_until = float("-inf")
         self._renewing: asyncio.Task[None] | None = None
 
     async def token(self) -> str:
@@ -122,26 +143,38 @@ class StoredTokens:
             HomeserverError: it has expired, and there is no other one for now; or the session has ended.
             ClientError: what comes of a renewal cannot be kept.
         """
-        if self._is_due(self._login) and self._wall() >= self._not_before:
+        if self._is_due(self._login) and self._clock() >= self._not_before:
             try:
                 await self._renew()
-            except HomeserverError as error:
+            except (HomeserverError, ClientError) as error:
                 renewal = self._login.renewal
-                if not error.retryable or renewal is None or self._wall() >= renewal.expires_at:
+                # A lock that another process keeps, or a full disk, may be otherwise a moment later as well.
+                passes = isinstance(error, ClientError) or error.retryable
+                if not passes or renewal is None or self._wall() >= renewal.expires_at:
                     raise
-                self._not_before = self._wall() + AGAIN_S
+                self._not_before = self._clock() + AGAIN_S
                 log.info("the login is not renewed yet: %s", error)
         return self._login.access_token
 
     async def replace(self, refused: str) -> bool:
-        """Renew the token that was refused, unless that was done a moment ago."""
+        """Renew the token that was refused.
+
+        Raises:
+            HomeserverError: it was given just now; or there is no other one.
+            ClientError: what comes of a renewal cannot be kept.
+        """
         if self._login.access_token != refused:
             return True
-        if self._wall() < self._refused_until:
-            return False
-        self._refused_until = self._wall() + REFUSED_S
+        if self._clock() < self._unproven_until:
+            raise HomeserverError(REFUSED_AT_ONCE, 401)
         await self._renew()
+        self._unproven_until = self._clock() + REFUSED_S
         return self._login.access_token != refused
+
+    def accepted(self, token: str) -> None:
+        """What was given is good, so when it is refused later, that is for another reason."""
+        if token == self._login.access_token:
+            self._unproven_until = float("-inf")
 
     async def close(self) -> None:
         """Let a renewal come to its end: an answer that nobody waits for would be a login that is lost."""

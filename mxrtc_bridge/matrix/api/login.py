@@ -6,12 +6,15 @@ over TLS, and never keep either: storing them is the caller's business.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from http import HTTPMethod as Method
+from typing import Any
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.core.text.foreign_json import inside
+from mxrtc_bridge.engine.undone import undone_if_cancelled
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.tokens import TokenSource
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport, check_address
@@ -117,10 +120,20 @@ async def log_in(
     async with Homeserver(Transport(base_url, "", patience)) as homeserver:
         await homeserver.versions()
         try:
-            made = await homeserver.login_password(user, password, device_name)
+            return await _made(base_url, homeserver.login_password(user, password, device_name), patience)
         except HomeserverError as error:
             raise _login_failure(error) from error
-    return Account(base_url.rstrip("/"), *made)
+
+
+async def _made(
+    base_url: str, logging_in: Coroutine[Any, Any, tuple[UserId, str, str]], patience: RequestPolicy
+) -> Account:
+    """The session that a request begins; ended again if nobody waits for it any more."""
+
+    async def account() -> Account:
+        return Account(base_url.rstrip("/"), *await logging_in)
+
+    return await undone_if_cancelled(account(), lambda made: log_out(made, patience))
 
 
 def _login_failure(error: HomeserverError) -> HomeserverError:
@@ -155,8 +168,7 @@ async def log_in_by_token(base_url: str, token: str, device_name: str, patience:
         HomeserverError: it is not taken, or has been already.
     """
     async with Homeserver(Transport(base_url, "", patience)) as homeserver:
-        made = await homeserver.login_token(token, device_name)
-    return Account(base_url.rstrip("/"), *made)
+        return await _made(base_url, homeserver.login_token(token, device_name), patience)
 
 
 async def account_of(base_url: str, token: str, patience: RequestPolicy = _QUICK) -> Account:

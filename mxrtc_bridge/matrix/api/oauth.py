@@ -6,10 +6,12 @@ the session.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from http import HTTPMethod as Method
 from urllib.parse import parse_qsl, urlsplit
 
+from mxrtc_bridge import __version__
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.login.answers import (
     DeviceCode,
@@ -29,6 +31,8 @@ from mxrtc_bridge.matrix.api.path import Path
 from mxrtc_bridge.matrix.api.transport import Repeat, RequestPolicy, Transport
 
 MAX_ANSWER_BYTES = 256 * 1024
+_USER_AGENT = f"mxrtc/{__version__} ({platform.system()}; {platform.machine()})"
+"""Authorization servers show people by it which program has a session, and on what kind of machine."""
 _METADATA = (Path.v1.auth_metadata, Path.unstable["org.matrix.msc2965"].auth_metadata)
 
 
@@ -45,7 +49,7 @@ async def authorization_server(homeserver: str, policy: RequestPolicy) -> Author
             try:
                 answer = await transport.request("ask how to log in", Method.GET, path)
             except HomeserverError as error:
-                if error.status in (404, 405):
+                if error.status in (404, 405) or error.errcode == "M_UNRECOGNIZED":
                     continue
                 raise
             return read_authorization_server(answer, loopback=is_on_loopback(homeserver))
@@ -140,7 +144,9 @@ async def _post(
     repeat: Repeat = Repeat.IF_UNTOUCHED,
 ) -> dict[str, object]:
     parts = urlsplit(endpoint)
-    transport = Transport(f"{parts.scheme}://{parts.netloc}", "", policy, max_answer_bytes=MAX_ANSWER_BYTES)
+    transport = Transport(
+        f"{parts.scheme}://{parts.netloc}", "", policy, max_answer_bytes=MAX_ANSWER_BYTES, user_agent=_USER_AGENT
+    )
     try:
         return await transport.request(
             f"{what} {parts.hostname}",

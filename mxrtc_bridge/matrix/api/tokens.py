@@ -17,7 +17,15 @@ class TokenSource(Protocol):
         ...
 
     async def replace(self, refused: str) -> bool:
-        """Whether there is another token in the place of one that the homeserver does not know (any more)."""
+        """Whether there is another token in the place of one that the homeserver does not know (any more).
+
+        Raises:
+            HomeserverError: there is none, and it is known why.
+        """
+        ...
+
+    def accepted(self, token: str) -> None:
+        """The homeserver has taken this token."""
         ...
 
     async def close(self) -> None:
@@ -36,6 +44,9 @@ class FixedToken:
 
     async def replace(self, refused: str) -> bool:  # noqa: ARG002 - there is no other
         return False
+
+    def accepted(self, token: str) -> None:
+        """It is what it is."""
 
     async def close(self) -> None:
         """Nothing is under way."""

@@ -54,6 +54,7 @@ from mxrtc_bridge.matrix.api.transport_failures import PAGE, FailedError, explai
 
 log = logging.getLogger(__name__)
 
+USER_AGENT = f"mxrtc-bridge/{__version__}"
 ARRAY = ""
 """Key under which an answer that is an array is handed on; no object of the client-server API has it."""
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -175,6 +176,7 @@ class Transport:
         policy: RequestPolicy = RequestPolicy(),
         *,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        user_agent: str = USER_AGENT,
         proxy: ProxyChoice | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -188,6 +190,7 @@ class Transport:
                 with the transport.
             policy: how long requests wait, and who learns why.
             max_answer_bytes: limit for one answer.
+            user_agent: how the program calls itself.
             proxy: how it is reached; None for what the environment says.
             clock: monotonic seconds.
             sleep: waits between attempts.
@@ -216,7 +219,7 @@ class Transport:
         # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
         self._session = ClientSession(
             connector=connector_for(chosen, self._sockets),
-            headers={"User-Agent": f"mxrtc-bridge/{__version__}"},
+            headers={"User-Agent": user_agent},
             cookie_jar=DummyCookieJar(),
             trace_configs=[_traced(self._progress)],
         )
@@ -291,7 +294,8 @@ class Transport:
                     self._policy.hedge_s if hedges else math.inf,
                 )
             except FailedError as error:
-                if error.errcode == "M_UNKNOWN_TOKEN" and not replaced and await self._tokens.replace(token):
+                # The second time for the reason alone: a token that is refused as soon as it was given.
+                if error.errcode == "M_UNKNOWN_TOKEN" and await self._tokens.replace(token) and not replaced:
                     # Whoever is not known has done nothing: what must not be repeated may be sent once more, too.
                     token, replaced = await self._tokens.token(), True
                     continue
@@ -306,6 +310,7 @@ class Transport:
                     raise explained(what, told) from told.__cause__
                 self._policy.on_change(error)
             else:
+                self._tokens.accepted(token)
                 if told is not None:
                     self._policy.on_change(None)
                 return answer

@@ -18,9 +18,11 @@ from mxrtc_bridge.client.login import methods
 from mxrtc_bridge.client.login.methods import LoggedIn, Means, usual_browser
 from mxrtc_bridge.client.login.offer import find_offer
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.core.errors import HomeserverError, LoginError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.login.redirect import challenge_of
+from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy
 from tests.login.fakes import ALICE, FakeLoginServer, fake_login_server
 
@@ -79,7 +81,7 @@ async def test_code_is_shown_and_asked_for_until_it_was_typed(
     server.answers["token"] = [
         (403, {"error": "authorization_pending"}),
         (503, "away"),
-        (400, {"error": "slow_down"}),
+        (429, {"error": "slow_down"}),
         (400, {"error": "authorization_pending"}),
     ]
     made = await log_in(server, "by_code", person.means())
@@ -97,6 +99,9 @@ async def test_code_is_shown_and_asked_for_until_it_was_typed(
     assert (made.account.user_id, made.token) == (ALICE, "access-1")
     assert made.renewal is not None
     assert (made.renewal.refresh_token, made.renewal.client_id) == ("refresh-1", "client")
+    # Its name comes last, when the login is kept.
+    assert server.said("DEVICE") == []
+    await methods.name_device(made, POLICY)
     assert server.said("DEVICE")[0]["display_name"].startswith("mxrtc on ")
 
 
@@ -191,7 +196,77 @@ async def test_server_that_gives_no_device_gives_no_login(server: FakeLoginServe
 
 async def test_device_whose_name_cannot_be_given_is_one_all_the_same(server: FakeLoginServer, person: Person) -> None:
     server.answers["DEVICE"] = [(403, {"errcode": "M_FORBIDDEN"})]
-    assert (await log_in(server, "by_code", person.means())).token == "access-1"
+    await methods.name_device(await log_in(server, "by_code", person.means()), POLICY)
+    assert len(server.said("DEVICE")) == 1
+
+
+async def test_device_of_another_program_keeps_its_name(server: FakeLoginServer, person: Person) -> None:
+    server.known = {"a-token"}
+    made = await methods.by_token(server.url, "a-token", person.means())
+    await methods.name_device(made, POLICY)
+    assert (made.from_elsewhere, server.said("DEVICE")) == (True, [])
+
+
+def revoked(server: FakeLoginServer) -> list[str]:
+    return [form["token"] for form in server.said("revoke")]
+
+
+@pytest.mark.parametrize("answer", [(401, {"errcode": "M_UNKNOWN_TOKEN"}), (503, "away"), (200, {"user_id": ALICE})])
+async def test_session_whose_owner_is_not_known_is_ended(
+    server: FakeLoginServer, person: Person, answer: tuple[int, object]
+) -> None:
+    server.answers["whoami"] = [answer]
+    with pytest.raises(HomeserverError):
+        await log_in(server, "by_code", person.means())
+    assert revoked(server) == ["refresh-1"]
+
+
+@pytest.mark.parametrize(("way", "at"), [("by_code", "token"), ("by_browser", "token"), ("by_code", "whoami")])
+async def test_session_that_is_begun_while_somebody_presses_ctrl_c_is_ended(
+    server: FakeLoginServer, person: Person, way: str, at: str
+) -> None:
+    """What is on its way cannot be called back, and nobody would know of it."""
+    server.hold = at
+    logging_in = asyncio.ensure_future(log_in(server, way, person.means()))
+    await asyncio.wait_for(server.holding.wait(), 10)
+    logging_in.cancel()
+    server.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await logging_in
+    assert revoked(server) == ["refresh-1"]
+
+
+async def test_login_of_before_that_somebody_interrupts_is_ended(server: FakeLoginServer, person: Person) -> None:
+    server.delegates, server.hold = False, "login"
+    logging_in = asyncio.ensure_future(methods.by_password(server.url, ALICE, "secret", person.means()))
+    await asyncio.wait_for(server.holding.wait(), 10)
+    logging_in.cancel()
+    server.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await logging_in
+    assert (len(server.said("logout")), server.known) == (1, set())
+
+
+async def test_session_goes_on_until_the_homeserver_says_otherwise(server: FakeLoginServer, person: Person) -> None:
+    made = await log_in(server, "by_code", person.means())
+    login = Login(server.url, UserId(ALICE), "DEVICE", made.token, renewal=made.renewal)
+    person.slept.clear()
+    assert await methods.goes_on(login, POLICY, sleep=person.sleep)
+    assert person.slept == list(methods.ENDED_AFTER_S)
+    person.slept.clear()
+    server.answers["whoami"] = [(200, {"user_id": ALICE, "device_id": "DEVICE"})]
+    server.known.clear()
+    assert not await methods.goes_on(login, POLICY, sleep=person.sleep)
+    assert person.slept == list(methods.ENDED_AFTER_S[:2])
+    # What is away says nothing; and nothing is renewed to learn it.
+    server.answers["whoami"] = [(503, "away")]
+    assert not await methods.goes_on(login, POLICY, sleep=person.sleep)
+    assert len(server.said("token")) == 1
+
+
+def test_login_shows_its_token_to_nobody() -> None:
+    made = LoggedIn(Account("https://example.test", UserId(ALICE), "DEVICE", "secret-token"), "secret-token")
+    assert "secret-token" not in repr(made)
 
 
 async def test_session_that_is_not_kept_is_ended_where_it_began(server: FakeLoginServer, person: Person) -> None:

@@ -38,6 +38,7 @@ def offer(*grants: str, flows: tuple[str, ...] = (), delegates: bool = True) -> 
         (offer(AUTHORIZATION_CODE, DEVICE_CODE), [Method.CODE, Method.BROWSER]),
         (offer(AUTHORIZATION_CODE), [Method.BROWSER]),
         (offer(DEVICE_CODE), [Method.CODE]),
+        (offer(DEVICE_CODE, flows=("m.login.password",)), [Method.CODE, Method.PASSWORD]),
         (offer(flows=("m.login.sso", "m.login.password", "x"), delegates=False), [Method.PASSWORD, Method.BROWSER]),
         (offer(flows=("m.login.sso",), delegates=False), [Method.BROWSER]),
     ],
@@ -61,11 +62,26 @@ def test_without_a_way_that_is_known_there_is_the_token(offered: Offer) -> None:
             offered.choose(wanted)
 
 
-async def test_homeserver_that_delegates_is_asked_for_nothing_else(server: FakeLoginServer) -> None:
+async def test_homeserver_that_delegates_has_no_login_of_its_own(server: FakeLoginServer) -> None:
     found = await find_offer(UserId(ALICE), server.url, POLICY)
     assert found.server is not None
     assert (found.server.issuer, found.flows) == (f"{server.url}/", frozenset())
-    assert [name for name, _ in server.asked] == ["auth_metadata"]
+    assert [name for name, _ in server.asked] == ["auth_metadata", "versions", "flows"]
+
+
+async def test_homeserver_that_delegates_may_have_the_logins_of_before_as_well(server: FakeLoginServer) -> None:
+    server.logs_in_too = True
+    found = await find_offer(UserId(ALICE), server.url, POLICY)
+    assert (found.choose(None), found.choose(Method.PASSWORD)) == (Method.CODE, Method.PASSWORD)
+
+
+@pytest.mark.parametrize("answer", [(500, "page"), (403, {"errcode": "M_UNRECOGNIZED"}), (200, [])])
+async def test_what_else_there_is_does_without_the_logins_of_before(
+    server: FakeLoginServer, answer: tuple[int, object]
+) -> None:
+    server.answers["flows"] = [answer]
+    found = await find_offer(UserId(ALICE), server.url, POLICY)
+    assert (found.server is not None, found.flows) == (True, frozenset())
 
 
 async def test_homeserver_of_before_is_asked_what_it_does_itself(server: FakeLoginServer) -> None:
@@ -73,11 +89,12 @@ async def test_homeserver_of_before_is_asked_what_it_does_itself(server: FakeLog
     server.flows = ("m.login.sso", "m.login.password")
     found = await find_offer(UserId(ALICE), server.url, POLICY)
     assert (found.server, found.flows) == (None, {"m.login.sso", "m.login.password"})
-    assert [name for name, _ in server.asked] == ["auth_metadata", "auth_metadata", "versions", "login"]
+    assert [name for name, _ in server.asked] == ["auth_metadata", "auth_metadata", "versions", "flows"]
 
 
-async def test_homeserver_that_knows_the_name_of_before_is_heard(server: FakeLoginServer) -> None:
-    server.answers["auth_metadata"] = [(404, {"errcode": "M_UNRECOGNIZED"})]
+@pytest.mark.parametrize("status", [400, 403, 404, 405])
+async def test_homeserver_that_knows_the_name_of_before_is_heard(server: FakeLoginServer, status: int) -> None:
+    server.answers["auth_metadata"] = [(status, {"errcode": "M_UNRECOGNIZED"})]
     assert (await find_offer(UserId(ALICE), server.url, POLICY)).server is not None
 
 
@@ -100,9 +117,9 @@ async def test_authorization_server_that_cannot_be_trusted_is_none(server: FakeL
 
 async def test_homeserver_without_login_at_all_offers_nothing(server: FakeLoginServer) -> None:
     server.delegates = False
-    server.answers["login"] = [(404, {"errcode": "M_UNRECOGNIZED"})]
+    server.answers["flows"] = [(404, {"errcode": "M_UNRECOGNIZED"})]
     assert (await find_offer(UserId(ALICE), server.url, POLICY)).methods == ()
-    server.answers["login"] = [(403, {"errcode": "M_FORBIDDEN"})]
+    server.answers["flows"] = [(403, {"errcode": "M_FORBIDDEN"})]
     with pytest.raises(HomeserverError, match="403"):
         await find_offer(UserId(ALICE), server.url, POLICY)
 

@@ -15,6 +15,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.login.tokens import (
     AGAIN_S,
     REFUSED_S,
+    SHORTEST_LIFE_S,
     StoredTokens,
     login_lock,
     renewal_of,
@@ -36,6 +37,12 @@ class World:
     server: FakeLoginServer
     state: StateFolder
     now: float = 1000.0
+    ahead: float = 0.0
+    """By how much the clock that is never set is ahead of the other one."""
+
+    @property
+    def clock(self) -> float:
+        return self.now + self.ahead
 
     @property
     def login(self) -> Login:
@@ -43,7 +50,8 @@ class World:
         return Login(self.server.url, UserId(ALICE), "DEVICE", "access-0", renewal=renewal)
 
     def tokens(self) -> StoredTokens:
-        return StoredTokens(self.state, self.state.load_login(), wall=lambda: self.now, policy=POLICY)
+        login = self.state.load_login()
+        return StoredTokens(self.state, login, wall=lambda: self.now, clock=lambda: self.clock, policy=POLICY)
 
     def refused(self, error: str, status: int = 400) -> None:
         self.server.answers.setdefault("token", []).append((status, {"error": error}))
@@ -152,16 +160,84 @@ async def test_request_whose_token_is_refused_is_sent_once_more_with_another_one
     async with Homeserver(Transport(world.server.url, world.tokens(), POLICY)) as homeserver:
         assert (await homeserver.whoami()).user_id == ALICE
         assert [name for name, _ in world.server.asked] == ["whoami", "token", "whoami"]
-        # An account that is locked gets new tokens for ever, and none of them is taken.
+        # One that has worked and is refused later has come to its end, however soon that is.
         world.server.known.clear()
-        with pytest.raises(HomeserverError, match="M_UNKNOWN_TOKEN"):
-            await homeserver.whoami()
-        with pytest.raises(HomeserverError, match="M_UNKNOWN_TOKEN"):
-            await homeserver.whoami()
-        assert len(world.server.said("token")) == 1
-        world.now += REFUSED_S
         assert (await homeserver.whoami()).user_id == ALICE
         assert len(world.server.said("token")) == 2
+
+
+async def test_locked_account_is_told_as_that_and_gets_no_new_tokens_for_a_while(world: World) -> None:
+    """It is given new ones for ever, and none of them is taken."""
+    world.server.locked = True
+    async with Homeserver(Transport(world.server.url, world.tokens(), POLICY)) as homeserver:
+        for _ in range(3):
+            with pytest.raises(HomeserverError, match="account is locked, or this device was removed") as caught:
+                await homeserver.whoami()
+            assert (caught.value.status, caught.value.retryable) == (401, False)
+            # Both clocks may be set, this one not.
+            world.now, world.ahead = world.now - 3600, world.ahead + 3600
+        assert len(world.server.said("token")) == 1
+        world.now += REFUSED_S
+        world.server.locked = False
+        assert (await homeserver.whoami()).user_id == ALICE
+        assert len(world.server.said("token")) == 2
+
+
+async def test_token_that_could_not_be_renewed_when_it_was_refused_is_renewed_the_next_time(world: World) -> None:
+    async with Homeserver(Transport(world.server.url, world.tokens(), POLICY)) as homeserver:
+        world.refused("server_error", 503)
+        with pytest.raises(HomeserverError, match="503 server_error"):
+            await homeserver.whoami()
+        assert (await homeserver.whoami()).user_id == ALICE
+
+
+async def test_token_is_used_as_long_as_it_is_good_where_a_new_one_could_not_be_kept(world: World) -> None:
+    world.now = 1150.0
+    tokens = world.tokens()
+    (world.state.path / "login.json.try").mkdir()
+    (world.state.path / "login.json.try" / "x").touch()
+    assert (await tokens.token(), world.server.asked) == ("access-0", [])
+    (world.state.path / "login.json.try" / "x").unlink()
+    (world.state.path / "login.json.try").rmdir()
+    world.now += AGAIN_S
+    assert await tokens.token() == "access-1"
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1.0])
+async def test_token_that_lives_for_a_moment_is_not_renewed_with_each_request(world: World, seconds: float) -> None:
+    world.now, world.server.seconds = 1150.0, seconds
+    tokens = world.tokens()
+    assert await tokens.token() == "access-1"
+    world.now += SHORTEST_LIFE_S / 2
+    assert (await tokens.token(), len(world.server.asked)) == ("access-1", 1)
+
+
+async def test_answer_that_is_lost_is_asked_for_again_with_the_same_refresh_token(world: World) -> None:
+    """What some servers allow as long as the tokens in it were not used; with others nothing could help."""
+    world.now = 1150.0
+    tokens = world.tokens()
+    world.server.lost = 1
+    assert await tokens.token() == "access-0"
+    world.now += AGAIN_S
+    assert await tokens.token() == "access-2"
+    assert [form["refresh_token"] for form in world.server.said("token")] == ["refresh-0", "refresh-0"]
+
+
+async def test_lock_that_a_logout_has_removed_is_no_lock(world: World) -> None:
+    """Whoever comes next makes a new one, and would not wait."""
+    waiting: asyncio.Future[None]
+
+    async def wait() -> None:
+        async with login_lock(world.state):
+            pass
+
+    async with login_lock(world.state):
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        world.state.forget_login()
+    with pytest.raises(ClientError, match="has just logged out in this account") as caught:
+        await waiting
+    assert caught.value.code is Exit.RETRY
 
 
 async def test_whoever_is_cancelled_does_not_lose_what_was_asked_for(world: World) -> None:

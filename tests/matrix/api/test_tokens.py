@@ -19,6 +19,7 @@ class Renewed:
     def __init__(self, *tokens: str) -> None:
         self.tokens = list(tokens)
         self.refused: list[str] = []
+        self.taken: list[str] = []
         self.closed = 0
 
     async def token(self) -> str:
@@ -30,6 +31,9 @@ class Renewed:
             return False
         self.tokens.pop(0)
         return True
+
+    def accepted(self, token: str) -> None:
+        self.taken.append(token)
 
     async def close(self) -> None:
         self.closed += 1
@@ -61,14 +65,27 @@ async def test_request_that_was_refused_for_its_token_is_sent_once_more(repeat: 
     server, tokens = Server(), Renewed("old", "good")
     assert await ask(server, tokens, repeat) == {"fine": True}
     assert (server.seen, tokens.refused, tokens.closed) == (["old", "good"], ["old"], 1)
+    assert tokens.taken == ["good"]
 
 
 @pytest.mark.parametrize("tokens", [Renewed("old"), Renewed("old", "older", "oldest")])
 async def test_and_no_more_than_once(tokens: Renewed) -> None:
-    server, count = Server(), min(len(tokens.tokens), 2)
+    server, sent = Server(), tokens.tokens[:2]
     with pytest.raises(HomeserverError, match="401 M_UNKNOWN_TOKEN"):
         await ask(server, tokens, Repeat.ALWAYS)
-    assert (len(server.seen), tokens.refused) == (count, ["old"])
+    # Whoever gives them learns of the second refusal as well, as they may know why.
+    assert (server.seen, tokens.refused, tokens.taken) == (sent, sent, [])
+
+
+async def test_why_there_is_no_other_token_is_what_is_told() -> None:
+    class Locked(Renewed):
+        async def replace(self, refused: str) -> bool:
+            if not await super().replace(refused):
+                raise HomeserverError("the account is locked", 401)
+            return True
+
+    with pytest.raises(HomeserverError, match="the account is locked"):
+        await ask(Server(), Locked("old", "new"), Repeat.ALWAYS)
 
 
 async def test_another_refusal_is_no_fault_of_the_token() -> None:
