@@ -96,6 +96,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "e2e/test_signal.py": "_runs",
         "e2e/test_verify.py": "_runs",
         "forked.py": "_tmp_path_factory",
+        "cut_off.py": "_exit",
         "other_user.py": "_exit",
         "synapse_forks.py": "_exit _install_real_reactor",
         "rtc/stock.py": "_handle_data _send_data",

@@ -184,7 +184,8 @@ async def _check_listeners(config: Config, *, runs: bool) -> AsyncIterator[Findi
 async def is_registered(config: Config) -> bool:
     """Whether the homeserver has read the registration; not, where it does not answer."""
     policy = RequestPolicy(RetryPolicy(total_s=PATIENCE_S))
-    async with Homeserver(Transport(config.homeserver.address, config.appservice.as_token, policy)) as homeserver:
+    transport = Transport(config.homeserver.address, config.appservice.as_token, policy, proxy=proxy_of(config))
+    async with Homeserver(transport) as homeserver:
         try:
             await homeserver.whoami()
         except HomeserverError:

@@ -16,18 +16,16 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import ConfigError, LocalError
-from mxrtc_bridge.system import O_PATH, get_attribute, set_attribute
+from mxrtc_bridge.system import O_PATH
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
-MAX_COPIES = 99
-"""Of a file beside it."""
 MAX_LINKS = 40
 """As the kernel follows them."""
-_ACCESS_LIST = "system.posix_acl_access"
 _WRITE_BY_OTHERS = 0o022
 """An access list that lets others write shows in the bits of the group as well."""
 
@@ -155,7 +153,18 @@ def open_private_file(above: int, name: str, flags: int, shown: str) -> int:
     return descriptor
 
 
-def write_private_file(above: int, name: str, data: bytes, shown: str, *, replace: bool = True) -> None:
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whose a file is to be, and its mode; -1 for the user or group that writes it."""
+
+    user: int = -1
+    group: int = -1
+    mode: int = FILE_MODE
+
+
+def write_private_file(
+    above: int, name: str, data: bytes, shown: str, *, replace: bool = True, ownership: Ownership | None = None
+) -> None:
     """Write a file with mode 0600; whoever reads, also after a crash, finds the old one or all of the new one.
 
     Args:
@@ -164,11 +173,22 @@ def write_private_file(above: int, name: str, data: bytes, shown: str, *, replac
         data: the content.
         shown: how it is named in messages.
         replace: whether it may take the place of a file that is there already.
+        ownership: what it has in place of ours and 0600, from the moment on in which it has its name.
 
     Raises:
         LocalError: it would not be ours alone, as with a file system without modes.
         OSError: as the kernel says; FileExistsError for what must not be replaced.
     """
+    with written_aside(above, name, data, shown, ownership) as aside:
+        if replace:
+            os.rename(aside, name, src_dir_fd=above, dst_dir_fd=above)
+        else:
+            link(above, aside, name)
+
+
+@contextlib.contextmanager
+def written_aside(above: int, name: str, data: bytes, shown: str, ownership: Ownership | None = None) -> Iterator[str]:
+    """Write all of a file under another name, which is gone at the end of the block unless it was renamed."""
     aside = f"{name}.{secrets.token_hex(8)}.new"
     try:
         # Created with its final mode: a chmod afterwards would leave a moment in which others can open it.
@@ -176,12 +196,20 @@ def write_private_file(above: int, name: str, data: bytes, shown: str, *, replac
         with os.fdopen(open_private_file(above, aside, flags, shown), "wb") as file:
             file.write(data)
             file.flush()
+            if ownership is not None:
+                os.fchown(file.fileno(), ownership.user, ownership.group)
+                os.fchmod(file.fileno(), ownership.mode)
             os.fsync(file.fileno())
-        # Unlike rename(2), link(2) never takes the place of a file that has appeared meanwhile.
-        (os.rename if replace else os.link)(aside, name, src_dir_fd=above, dst_dir_fd=above)
+        yield aside
     finally:
         with contextlib.suppress(OSError):
             os.unlink(aside, dir_fd=above)
+
+
+def link(above: int, aside: str, name: str) -> None:
+    """Give a file its name, but never in the place of one that has appeared meanwhile, as rename(2) would."""
+    # Whoever owns the folder may have put a link in its place, and what that leads to must not get a name by us.
+    os.link(aside, name, src_dir_fd=above, dst_dir_fd=above, follow_symlinks=False)
 
 
 def write_private(path: Path, text: str, *, replace: bool) -> None:
@@ -197,101 +225,6 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
         raise ConfigError(f"{path} exists already; use --force to replace it") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def replace_text(path: Path, text: str, *, before: str, keep_as: str | None = None) -> str | None:
-    """Give a file another content at once, with the mode, owner, group and access list that it has.
-
-    Args:
-        path: of the file itself, not of a link to it.
-        text: the new content.
-        before: the old one: a file that says something else meanwhile is not replaced.
-        keep_as: the name beside it under which the old file is kept, as it is; a number is added where that is taken.
-
-    Returns:
-        The name under which it is kept.
-
-    Raises:
-        ConfigError: it cannot be written, its owner or access list cannot be kept, or somebody else has changed it.
-    """
-    aside, kept = f"{path.name}.{secrets.token_hex(8)}.new", None
-    try:
-        with closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
-            # Of two commands that change it at the same time, the second one would undo the first.
-            if not take_lock(folder):
-                raise ConfigError(f"another command is changing {path}, so nothing was written; try again")
-            try:
-                _write_beside(folder, path, aside, text.encode(), before)
-                if keep_as is not None:
-                    kept = _second_name(folder, path.name, keep_as)
-                os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-                os.fsync(folder)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(aside, dir_fd=folder)
-    except OSError as error:
-        why = error.strerror
-        if error.errno in (errno.EBUSY, errno.EXDEV):
-            # As containers often have it. Written in its place, it would be half there for whoever reads it meanwhile.
-            why = "it is mounted by itself, without its folder; edit it where it comes from, or mount the folder"
-        raise ConfigError(f"{path} cannot be written: {why}") from None
-    return kept
-
-
-def _second_name(folder: int, name: str, wanted: str) -> str:
-    """Give a file another name beside its own: whoever owns it, and its mode, stay as they are without being asked.
-
-    Raises:
-        ConfigError: too many names are taken.
-    """
-    for number in range(1, MAX_COPIES + 1):
-        other = wanted if number == 1 else f"{wanted}.{number}"
-        with contextlib.suppress(FileExistsError):
-            os.link(name, other, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-            return other
-        # Of an attempt that was cut off before the file got its new content.
-        with contextlib.suppress(OSError):
-            if os.path.samestat(
-                os.stat(name, dir_fd=folder, follow_symlinks=False),
-                os.stat(other, dir_fd=folder, follow_symlinks=False),
-            ):
-                return other
-    raise ConfigError(f"{wanted} and {MAX_COPIES - 1} more copies of {name} are there already; remove some")
-
-
-def _write_beside(folder: int, path: Path, aside: str, data: bytes, before: str) -> None:
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with os.fdopen(os.open(path.name, os.O_RDONLY | flags, dir_fd=folder), "rb") as old:
-        status, access = os.fstat(old.fileno()), _access_list(old.fileno())
-        if old.read().decode("utf-8-sig", "replace") != before:
-            raise ConfigError(f"{path} was changed meanwhile, so nothing was written; try again")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, FILE_MODE, dir_fd=folder), "wb") as new:
-        made = os.fstat(new.fileno())
-        if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
-            try:
-                os.fchown(new.fileno(), status.st_uid, status.st_gid)
-            except PermissionError:
-                raise ConfigError(
-                    f"{path} belongs to user {status.st_uid} and group {status.st_gid}, and user {made.st_uid} cannot "
-                    "write another one that does; edit it by hand"
-                ) from None
-        os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
-        if access is not None:
-            # By it somebody may read it who would not by its mode, as the bridge's user.
-            set_attribute(new.fileno(), _ACCESS_LIST, access)
-        new.write(data)
-        new.flush()
-        os.fsync(new.fileno())
-
-
-def _access_list(descriptor: int) -> bytes | None:
-    """The access list of a file, as the kernel writes it; None where it has none, or the system knows none."""
-    try:
-        return get_attribute(descriptor, _ACCESS_LIST)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return None
-        raise
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import secrets
 import string
 
 from mxrtc_bridge.config.config import AppserviceSettings, Config
+from mxrtc_bridge.config.yaml_reader import read_yaml
 from mxrtc_bridge.config.yaml_writer import scalar
 from mxrtc_bridge.core.ids import localpart_of
 
@@ -75,6 +76,25 @@ def registration_text(
         lines += ["    - exclusive: true", f"      regex: '{pattern}'"]
     lines += ["  aliases: []", "  rooms: []"]
     return _HEAD + "\n".join(lines) + "\n"
+
+
+def other_values(text: str, config: Config) -> list[str]:
+    """Keys by which a registration is that of another bridge than this one, or of another configuration of it.
+
+    Args:
+        text: of the registration.
+        config: the bridge's configuration.
+
+    Raises:
+        ConfigError: it is no YAML that can be read.
+    """
+    data = read_yaml(text).data
+    found = data if isinstance(data, dict) else {}
+    ours = config.appservice
+    wanted = {"id": ours.id, "as_token": ours.as_token, "hs_token": ours.hs_token}
+    if ours.sender_localpart is not None:
+        wanted["sender_localpart"] = ours.sender_localpart
+    return [key for key, value in wanted.items() if found.get(key) != value]
 
 
 def _escape(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 
-from mxrtc_bridge.bridge.check import check, check_file, check_path
+from mxrtc_bridge.bridge.check import check, check_file, check_path, is_registered
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.problems import Finding, Level
@@ -208,6 +208,17 @@ async def test_a_disk_that_is_full_is_named_or_soon_will_be(
     said = [(finding.level, finding.what.partition(" has ")[0]) for finding in found]
     assert said == ([] if level is None else [(level, "the disk of the database"), (level, "the disk of the audit")])
     assert all(str(tmp_path) in finding.fix for finding in found)
+
+
+@pytest.mark.parametrize(("refusals", "known"), [({}, True), ({"whoami": UNKNOWN}, False)])
+async def test_whether_the_bridge_is_registered_is_asked_by_the_proxy_that_the_configuration_names(
+    tmp_path: Path, refusals: dict[str, tuple[int, str, str]], known: bool
+) -> None:
+    async with Server(refusals) as proxy:
+        homeserver = {"address": "http://homeserver.invalid", "domain": "example.org"}
+        config = proxy.config(tmp_path, homeserver={**homeserver, "proxy": f"http://127.0.0.1:{proxy.port}"})
+        assert await is_registered(config) is known
+        assert proxy.asked == ["GET /_matrix/client/v3/account/whoami"]
 
 
 async def test_a_homeserver_without_the_ping_is_no_failure(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner
 from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.file_edits import replace_text
 from mxrtc_bridge.config.loader import load_config, parse_config
-from mxrtc_bridge.config.private_files import replace_text
 from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.core.errors import ConfigError
 

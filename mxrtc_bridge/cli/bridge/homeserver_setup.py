@@ -10,17 +10,16 @@ import contextlib
 import grp
 import os
 import pwd
-import secrets
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.homeserver_file import MAX_BYTES, SYNAPSE, HomeserverFile, list_of, read_homeserver_file
-from mxrtc_bridge.config.private_files import closing, open_private_file
+from mxrtc_bridge.config.private_files import Ownership, closing, write_private_file
 from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.config.values import TcpListen, parse_address
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.text.display import quoted
 
 COPY = "mxrtc.yaml"
 """Name of the homeserver's copy of the registration, beside its configuration."""
@@ -154,7 +153,7 @@ def what_to_do(found: Found, config: Config, registration: Path, *, copied: bool
             goal = Path("/etc/matrix-synapse") / COPY
         said += [
             "Let the homeserver read the registration; it holds the tokens, so nobody else may:",
-            f"    install -o {owner} -m 0600 {registration} {_shown(goal)}",
+            f"    install -o {owner} -m 0600 {_shown(registration)} {_shown(goal)}",
         ]
         if content is None:
             said.append("and name it by that path in the lines above.")
@@ -174,7 +173,7 @@ def what_to_do(found: Found, config: Config, registration: Path, *, copied: bool
 
 
 def _shown(path: Path) -> str:
-    return quoted(str(path)) if " " in str(path) else str(path)
+    return shlex.quote(str(path))
 
 
 def _is_loopback(listen: TcpListen) -> bool:
@@ -202,23 +201,11 @@ def give_copy(found: Found, text: str, user: str | None = None) -> str | None:
     if reader is None:
         return None
     owner, group, mode, who = reader
-    folder = found.copy.parent
-    aside = f"{COPY}.{secrets.token_hex(8)}.new"
     try:
-        with closing(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above:
-            try:
-                made = open_private_file(above, aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, str(found.copy))
-                with os.fdopen(made, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    # For whom it is, before it has its name: nobody else reads it at any moment.
-                    os.fchown(file.fileno(), owner, group)
-                    os.fchmod(file.fileno(), mode)
-                    os.fsync(file.fileno())
-                os.link(aside, COPY, src_dir_fd=above, dst_dir_fd=above)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(aside, dir_fd=above)
+        with closing(os.open(found.copy.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above:
+            # Theirs before it has its name: nobody else reads it at any moment.
+            ownership = Ownership(owner, group, mode)
+            write_private_file(above, COPY, text.encode(), str(found.copy), replace=False, ownership=ownership)
     except FileExistsError:
         if read_file(found.copy).text == text:
             return f"{found.copy} is there already, with the same content."

@@ -23,8 +23,8 @@ from mxrtc_bridge.cli.bridge.services import service_settings
 from mxrtc_bridge.config import schema
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.example import InitAnswers, new_config, placeholder_problems
+from mxrtc_bridge.config.file_edits import write_private_pair
 from mxrtc_bridge.config.loader import parse_config
-from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.privileged_sockets import what_it_controls
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.validation_errors import complaint_about
@@ -164,6 +164,8 @@ def init_command(
     Asks for what it needs; with --domain it asks nothing but the password of a TURN server. What is wrong is said when
     it is given. --service, --allow, --admin, --advertise and --turn may be given several times. Prints the lines for
     homeserver.yaml to standard output: the list that is there, where it is found, with the new line.
+
+    Where it was cut off between the two files, it makes the registration out of the configuration.
 
     With --systemd it goes on: the user mxrtc, its folder, the unit, the homeserver's copy of the registration, and a
     start as soon as the homeserver knows the bridge. With --docker it writes a compose file for the bridge alone. Both
@@ -305,11 +307,4 @@ def _write(output: Path, paths: tuple[Path, Path], texts: tuple[str, str], force
         output.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"the folder {output} cannot be made: {error.strerror}") from None
-    write_private(paths[0], texts[0], replace=force)
-    try:
-        write_private(paths[1], texts[1], replace=force)
-    except ConfigError:
-        # Half a pair would be refused at the next attempt, and its tokens belong to nothing.
-        if not force:
-            paths[0].unlink(missing_ok=True)
-        raise
+    write_private_pair(paths, texts, replace=force)

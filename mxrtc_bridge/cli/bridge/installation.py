@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,12 @@ from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.bridge.systemd_setup import this_program
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.config.config import Config
+from mxrtc_bridge.config.file_edits import changing
 from mxrtc_bridge.config.loader import load_config
+from mxrtc_bridge.config.private_files import write_private_file
+from mxrtc_bridge.config.registration import other_values, random_sender, render_registration
 from mxrtc_bridge.config.secrets import read_file
-from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.errors import ConfigError, LocalError
 
 CHECK = "mxrtc-bridge check"
 _HTTP_ERROR = 400
@@ -68,8 +72,18 @@ class Installation:
         return self.folder / "registration.yaml"
 
     def can_go_on(self) -> bool:
-        """Whether there is a configuration that a service is to be made of."""
-        return (self.as_service or self.as_container) and self.config.exists() and self.registration.exists()
+        """Whether there is a configuration that a service is to be made of, or one without its registration.
+
+        Raises:
+            ConfigError: it cannot be looked for.
+        """
+        try:
+            # One alone is what a command leaves that was cut off.
+            return self.config.exists() and (
+                self.as_service or self.as_container or not os.path.lexists(self.registration)
+            )
+        except OSError as error:  # a folder above it that is closed to us, or a name that is too long
+            raise ConfigError(f"{self.config} cannot be written: {error.strerror}") from None
 
     def make_folder(self, domain: str) -> None:
         """Make the folder of a service, where it is to belong to somebody else than us.
@@ -93,7 +107,8 @@ class Installation:
             unit = systemd_setup.unit_text(this_program())
             _say(systemd_setup.make_user_and_folder(this_program(), self.folder))
         with acting_as_owner(self.config):
-            config, text = load_config(self.config), read_file(self.registration).text
+            config = load_config(self.config)
+            text = self._registration_of(config)
             if self.as_container:
                 _say(docker_setup.write_compose(config, self.folder))
         if self.as_container:
@@ -102,15 +117,40 @@ class Installation:
         if self.as_service:
             _say(systemd_setup.install_unit(unit))
             return self._start(config, todo)
-        option = "" if usual_config().absolute() == config.path else f" -c {config.path}"
+        option = "" if usual_config().absolute() == config.path else f" -c {shlex.quote(str(config.path))}"
         commands = [f"{CHECK}{option}", f"mxrtc-bridge run{option}"]
         if self.as_container:
             commands = [
-                f"docker compose --project-directory {self.folder} up --detach",
+                f"docker compose --project-directory {shlex.quote(str(self.folder))} up --detach",
                 "docker exec mxrtc mxrtc-bridge check -c /data/config.yaml",
             ]
         click.echo(_steps(config, todo, commands), err=True)
         return ExitCode.DONE
+
+    def _registration_of(self, config: Config) -> str:
+        """The registration that is there, or made out of the configuration where there is none.
+
+        Raises:
+            ConfigError: it is that of another configuration.
+        """
+        if not os.path.lexists(self.registration):
+            text = render_registration(config, random_sender())
+            with changing(self.folder, self.config.name, self.registration.name) as folder:
+                write_private_file(folder, self.registration.name, text.encode(), str(self.registration), replace=False)
+            _say([f"{self.config} is there already and was left as it is; made {self.registration} out of it."])
+            return text
+        text = read_file(self.registration).text
+        if others := other_values(text, config):
+            raise ConfigError(
+                f"{self.registration} is not that of {self.config}: it has another {' and another '.join(others)}; "
+                f"to have the right one: {shlex.join(self._make_anew)}"
+            )
+        return text
+
+    @property
+    def _make_anew(self) -> tuple[str, ...]:
+        files = ("-c", str(self.config), "--output", str(self.registration))
+        return ("mxrtc-bridge", "registration", *files, "--force")
 
     def _tell_homeserver(self, config: Config, text: str) -> list[str]:
         """Give the homeserver its copy, and show what belongs into its configuration; returns what is left to do."""

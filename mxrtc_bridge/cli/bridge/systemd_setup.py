@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from mxrtc_bridge.cli.bridge.command_line import OF_THE_SERVICE
+from mxrtc_bridge.config.private_files import Ownership, closing, write_private_file
 from mxrtc_bridge.core.errors import ConfigError, LocalError
 from mxrtc_bridge.core.text.display import display
 
@@ -79,12 +80,15 @@ def make_user_and_folder(program: Path, folder: Path = OF_THE_SERVICE.parent) ->
         folder.mkdir(mode=0o700)
     except FileExistsError:
         status = folder.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != entry.pw_uid:
+        is_folder = stat.S_ISDIR(status.st_mode)
+        is_folder = stat.S_ISDIR(status.st_mode)
+        # One of root's that is empty is where this was cut off.
+        if not is_folder or not (status.st_uid == entry.pw_uid or (status.st_uid == 0 and not any(folder.iterdir()))):
             raise LocalError(
                 f"{folder} does not belong to {USER}; if it is of this bridge: chown -R {USER}: {folder}"
             ) from None
-    else:
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
+    if folder.lstat().st_uid != entry.pw_uid:
+        os.chown(folder, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
         said.append(f"Made {folder}, which belongs to {USER}.")
     try:
         done = subprocess.run(  # noqa: S603 - this program
@@ -109,9 +113,9 @@ def make_user_and_folder(program: Path, folder: Path = OF_THE_SERVICE.parent) ->
     return said
 
 
-def install_unit(text: str) -> list[str]:
+def install_unit(text: str, unit: Path = UNIT) -> list[str]:
     """Install the unit; returns what was done."""
-    return [_place(UNIT, text)]
+    return [_place(unit, text)]
 
 
 def is_running() -> bool:
@@ -141,9 +145,9 @@ def start() -> None:
 def _place(path: Path, text: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
+        with closing(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above:
+            ownership = Ownership(mode=0o644)
+            write_private_file(above, path.name, text.encode(), str(path), replace=False, ownership=ownership)
     except FileExistsError:
         try:
             same = path.read_text("utf-8", "replace") == text

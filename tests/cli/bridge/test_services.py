@@ -7,14 +7,10 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.config import private_files
-from mxrtc_bridge.config.private_files import replace_text
-from mxrtc_bridge.core.errors import ConfigError
 from tests.bridge_command import Run, run_in_process
 from tests.cli.bridge.test_running_bridge import bridge
 from tests.other_user import OTHER_UID, needs_root, public_directory
@@ -187,35 +183,3 @@ def test_a_file_that_is_mounted_by_itself_stays_and_the_reason_is_said(config: P
     assert (done.returncode, "it is mounted by itself" in done.stderr) == (78, True), done.stderr
     assert [each.name for each in config.parent.iterdir() if each.name.startswith("config")] == ["config.yaml"]
     assert config.read_text() == before
-
-
-def test_what_somebody_else_has_written_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("theirs\n")
-    with pytest.raises(ConfigError, match="was changed meanwhile"):
-        replace_text(path, "ours\n", before="of before\n")
-    assert path.read_text() == "theirs\n"
-
-
-def test_of_two_at_the_same_time_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("before\n")
-    first_writes, second_tried = threading.Event(), threading.Event()
-    rename = os.rename
-
-    def slow(*arguments: object, **options: object) -> None:
-        first_writes.set()
-        assert second_tried.wait(10)
-        rename(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(private_files.os, "rename", slow)
-    first = threading.Thread(target=replace_text, args=(path, "first\n"), kwargs={"before": "before\n"})
-    first.start()
-    assert first_writes.wait(10)
-    try:
-        with pytest.raises(ConfigError, match="another command is changing"):
-            replace_text(path, "second\n", before="before\n")
-    finally:
-        second_tried.set()
-        first.join(10)
-    assert path.read_text() == "first\n"
