@@ -95,6 +95,19 @@ class RoomMessages:
         sealed = await rooms.device.outbound.encrypt(encryption, members, event_type, content, least=least)
         return "m.room.encrypted", sealed
 
+    async def is_readable_by(self, room: RoomId, local: UserId, user: UserId) -> bool:
+        """Whether what a virtual user says in an encrypted room can be read by any device of a user, by the policy.
+
+        Raises:
+            HomeserverError: their devices could not be asked for.
+        """
+        rooms = await self._devices.rooms_when_up(local)
+        if rooms is None or room in self._rooms.unread:
+            return False
+        known = (await rooms.device.lists.of([user])).get(user)
+        least = self._config.in_force.encryption.least
+        return known is not None and any(device.trust.meets(least) for device in known.devices)
+
     async def prepare(self, room: RoomId, local: UserId) -> None:
         """Give the devices of a room our key before there is something to say; failures are not the caller's."""
         rooms, members = self._devices.rooms_of(local), self._rooms.members(room)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,12 +13,13 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.devices.room_messages import RoomMessages, explain
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, StateError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
-from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, Undecryptable
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, Undecryptable, UserDevices
 from tests.bridge.devices.test_devices import USER, KeyServerDouble, ignore, made, server, start
 from tests.bridge.homeserver import ALICE, PEER, ROOM
 from tests.waiting import turns
@@ -139,6 +140,32 @@ async def test_what_is_said_in_an_encrypted_room_is_for_its_members_alone(
         rooms.known = {ROOM: frozenset({USER})}
         await messages.seal(ROOM, USER, "m.x", {})
     assert told == [{USER}, {USER, ALICE}, {USER}]
+
+
+async def test_who_can_read_is_decided_by_the_policy_and_by_the_devices_that_their_homeserver_lists_now(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms, alice, listed = Rooms(), UserId(ALICE), list[DeviceIdentity]()
+    async with made(server) as encryption:
+        config = CurrentConfig(server.config(encryption={"devices": "cross-signed"}))
+        messages = RoomMessages(encryption, rooms, config, lambda _user: False)  # type: ignore[arg-type]
+        assert not await messages.is_readable_by(ROOM, USER, alice), "nobody can speak there yet"
+        await start(encryption, [USER])
+        device = encryption.device_of(USER)
+        assert device is not None
+        assert not await messages.is_readable_by(ROOM, USER, alice), "the homeserver lists no device"
+
+        async def of(users: Sequence[UserId]) -> dict[UserId, UserDevices]:
+            return {user: UserDevices(user, tuple(listed), None, None) for user in users}
+
+        monkeypatch.setattr(device.lists, "of", of)
+        found = {}
+        for trust in Trust:
+            listed[:] = [DeviceIdentity(alice, DeviceId("PHONE"), "e", "c", trust)]
+            found[trust] = await messages.is_readable_by(ROOM, USER, alice)
+        assert found == {Trust.UNSIGNED: False, Trust.CROSS_SIGNED: True, Trust.VERIFIED: True}
+        rooms.unread.add(ROOM)
+        assert not await messages.is_readable_by(ROOM, USER, alice), "nobody knows who is there"
 
 
 def encrypted_event(name: str = "$e") -> RoomEvent:
