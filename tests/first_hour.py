@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from mxrtc_bridge.core.text.installing import SOURCES
 from mxrtc_bridge.demo.processes import GuardedChild, ManagedProcess
 from mxrtc_bridge.demo.synapse import Synapse
@@ -41,7 +43,8 @@ PASSWORD = "correct horse battery staple"
 PREPARED = """\
 useradd --create-home --shell /bin/sh alice
 useradd --system matrix-synapse
-install -d -o matrix-synapse /etc/matrix-synapse
+install -d /etc/matrix-synapse
+echo 'server_name: example.org' > /etc/matrix-synapse/homeserver.yaml
 install -d /run/sshd
 apt-get install --yes -q=2 --no-install-recommends openssh-server systemd
 """
@@ -79,7 +82,7 @@ class Hour:
         for step in self.steps:
             yield f"\n[{step.who}] $ {step.command}    # {step.seconds:.1f} s, exit code {step.code}"
             yield from (f"    {line}" for line in step.said.splitlines()[-25:])
-        yield ""
+        yield from ("", *(f"[admin] edits {edit}" for edit in self.edits), "")
         for who in ("admin", "user"):
             steps = self.of(who)
             edits = self.edits if who == "admin" else []
@@ -101,6 +104,23 @@ def commands_of(page: Path, *sections: str) -> list[str]:
             lines = (re.sub(r"\s+#\s.*", "", line) for line in block.replace("\\\n", " ").splitlines())
             found += [re.sub(r"\s+", " ", line).strip() for line in lines if line.strip()]
     return found
+
+
+def registrations_in(machine: Machine) -> list[Path]:
+    """Return the registrations that the homeserver's configuration names, once the admin has edited it."""
+    listed = YAML(typ="safe").load(machine.root / "etc/matrix-synapse/homeserver.yaml")["app_service_config_files"]
+    found = [machine.root / path.lstrip("/") for path in listed]
+    for file in found:
+        status = file.stat()
+        group = group_name(machine, status.st_gid)
+        assert (status.st_uid, group, status.st_mode & 0o777) == (0, "matrix-synapse", 0o640), status
+    return found
+
+
+def group_name(machine: Machine, number: int) -> str:
+    """Return the name of a group there."""
+    lines = (machine.root / "etc/group").read_text().splitlines()
+    return next((name for name, _, gid, *_ in (line.split(":") for line in lines) if gid == str(number)), "")
 
 
 class Machine:
@@ -232,8 +252,12 @@ async def first_hour(suite: str) -> Hour:
             began = time.monotonic()
             # What the service manager does, which does not run in a folder.
             if command == "systemctl restart matrix-synapse":
-                hour.edits.append("homeserver.yaml: app_service_config_files")
-                await homeserver.read_registrations(machine.root / "etc/matrix-synapse/mxrtc.yaml")
+                lines = re.search(r"^app_service_config_files:\n(?:  - .*\n)+", hour.steps[-1].said, re.MULTILINE)
+                assert lines is not None, hour.steps[-1].said
+                hour.edits.append(f"homeserver.yaml: {' '.join(lines[0].split())}")
+                with (machine.root / "etc/matrix-synapse/homeserver.yaml").open("a") as file:
+                    file.write(lines[0])
+                await homeserver.read_registrations(*registrations_in(machine))
                 hour.steps.append(Step("admin", command, time.monotonic() - began, 0, ""))
             elif command == "systemctl start mxrtc-bridge":
                 bridge = ManagedProcess("bridge", machine.argv("mxrtc-bridge run"), folder=folder)

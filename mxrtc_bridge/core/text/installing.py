@@ -37,6 +37,10 @@ def install_command(*extras: str, python: str) -> str:
     wanted = shlex.quote(requirement(*extras))
     if "/pipx/venvs/" in python:
         return f"pipx install --force {wanted}"
+    if "/venvs/" in python:
+        # As the pages have it for a bridge: in a folder that its service can see.
+        home = shlex.quote(python.partition("/venvs/")[0])
+        return f"PIPX_HOME={home} PIPX_BIN_DIR=/usr/local/bin pipx install --force {wanted}"
     if "/uv/tools/" in python:
         return f"uv tool install --force {wanted}"
     return f"{shlex.quote(python)} -m pip install {wanted}"

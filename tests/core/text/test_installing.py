@@ -27,6 +27,10 @@ def test_a_version_that_is_published_is_installed_by_its_name() -> None:
         ("/opt/mxrtc/bin/python", ["/opt/mxrtc/bin/python", "-m", "pip", "install"]),
         ("/home/al ice/env/bin/python3", ["/home/al ice/env/bin/python3", "-m", "pip", "install"]),
         ("/home/alice/.local/share/pipx/venvs/mxrtc-bridge/bin/python", ["pipx", "install", "--force"]),
+        (
+            "/opt/mxrtc/venvs/mxrtc-bridge/bin/python",
+            ["PIPX_HOME=/opt/mxrtc", "PIPX_BIN_DIR=/usr/local/bin", "pipx", "install", "--force"],
+        ),
         ("/home/alice/.local/share/uv/tools/mxrtc-bridge/bin/python3", ["uv", "tool", "install", "--force"]),
     ],
 )
