@@ -32,7 +32,7 @@ LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
 BROWSER_READY := tests/browser/node_modules/.ready
-INTEROP_READY := tests/rtc/interop/node_modules/.ready build/interop/pion
+INTEROP_READY := tests/rtc/interop/node_modules/.ready build/interop/pion build/interop/compose
 ifdef MXRTC_SYNAPSE_PYTHON
 SYNAPSE_READY :=
 else
@@ -223,6 +223,9 @@ tests/rtc/interop/node_modules/.ready: tests/rtc/interop/package.json tests/rtc/
 
 build/interop/pion: $(wildcard tests/rtc/interop/pion/*) .ci/interop | packages-test
 	.ci/interop pion
+
+build/interop/compose: $(wildcard tests/compose/*) .ci/interop | packages-test
+	.ci/interop compose
 
 build/interop/str0m: $(wildcard tests/rtc/interop/str0m/*) .ci/interop | packages-long
 	.ci/interop str0m

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.demo.processes import ManagedProcess
 from mxrtc_bridge.demo.synapse import find_synapse_python
+from tests.compose_files import ComposeError, as_compose_reads
 from tests.first_hour import Machine, base_of
 from tests.long import LONG
 
@@ -225,6 +226,18 @@ if LONG:
 
 
 # Compose
+
+
+@pytest.mark.programs
+def test_compose_takes_the_file_with_all_answers_and_names_one_that_is_missing() -> None:
+    answers = {**ANSWERS, "MXRTC_PUBLIC_ADDRESS": "203.0.113.7"}
+    project = as_compose_reads(ROOT / "docker-compose.yml", answers)
+    assert sorted(project["services"]) == sorted(LASTING + SET_UP)
+    for missing in answers:
+        with pytest.raises(ComposeError, match=missing):
+            as_compose_reads(
+                ROOT / "docker-compose.yml", {name: value for name, value in answers.items() if name != missing}
+            )
 
 
 def test_compose_has_the_three_services_and_their_set_up() -> None:

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from mxrtc_bridge.cli.bridge.docker_setup import IMAGE, USER_ID
 from tests.bridge_command import Run, run_in_process
+from tests.compose_files import ComposeError, as_compose_reads
 from tests.other_user import OTHER_UID, needs_root
 
 ROOT = Path(__file__).parents[3]
@@ -49,6 +50,26 @@ def test_the_container_runs_as_the_owner_of_the_folder_and_sees_it_and_the_direc
     assert service["environment"] == {"MXRTC_LISTEN": "127.0.0.1:29399"}
     assert f"docker compose --project-directory {folder} up --detach" in err
     assert "app_service_config_files" in out
+
+
+@needs_root
+@pytest.mark.programs
+def test_compose_reads_in_the_file_what_was_meant(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "a $folder: #1"
+    odd = "/srv/it's ${HOME} 100% \u00fc: - {x}"
+    files = ["--inbox", odd, "--share", "/srv/share", "--service", "web=tcp:127.0.0.1:80"]
+    code, _, err = run("init", "--docker", *INIT, *files, "--listen", "[::1]:29399", "--output", folder)
+    assert code == 0, err
+    (service,) = as_compose_reads(folder / "compose.yaml", {"HOME": "/root"})["services"].values()
+    mounts = {each["target"]: (each["source"], each.get("read_only", False)) for each in service["volumes"]}
+    assert mounts == {"/data": (str(folder), False), odd: (odd, False), "/srv/share": ("/srv/share", True)}
+    assert service["environment"] == {"MXRTC_LISTEN": "[::1]:29399"}
+    assert (service["user"], service["network_mode"]) == (f"{USER_ID}:{USER_ID}", "host")
+    assert (service["mem_limit"], service["stop_grace_period"]) == (str(1 << 30), "40s")
+    file = folder / "compose.yaml"
+    file.write_text(file.read_text().replace("cap_drop:", "cap_dorp:"))
+    with pytest.raises(ComposeError, match="cap_dorp"):
+        as_compose_reads(file)
 
 
 def test_what_is_hardened_in_the_compose_file_of_all_three_is_so_here(run: Run, tmp_path: Path) -> None:
