@@ -4,7 +4,8 @@ Acknowledgement (RFC 9260 section 6.2): every second packet, a single one after 
 duplicate or a chunk that asks for it. "At once" means when the caller next collects packets. A batch that was received
 together is acknowledged once, but not where the sender may need more: most count SACKs to learn that a packet was lost
 (section 7.2.4), and let their window grow by a packet for each while they begin (section 7.2.1). So after a loss, and
-after a pause, in which such a sender waits for us, the packets of a batch have some SACKs of their own.
+after a pause, in which such a sender waits for us, the packets of a batch have some SACKs of their own. A fast sender
+does not begin: for it, the first packets behind each new gap have theirs, which is what it counts.
 
 Window: what the application has not consumed is subtracted from it. While it reads, what is incomplete has as much room
 of its own, so that a loss does not close the window while it is repaired. A sender that ignores the window gains
@@ -29,13 +30,16 @@ _MAX_DUPLICATES = 32
 """Duplicate TSNs reported in one SACK; more are not remembered."""
 _APART_FOR = 1024
 """Packets after a gap or a duplicate that do not share one SACK with all of their batch."""
+_REPORTS = 4
+"""The same behind a new gap, from a fast sender: one more than it takes for a loss (RFC 9260 section 7.2.4)."""
 _BATCH = 64
 """The same after a pause: enough for all SACKs that one batch may have."""
 _PAUSE_S = 0.004
 """A sender that rested for so long since our last SACK may have waited for it."""
 _FAST = 10_000
-"""Chunks in a second, from pause to pause, about 12 MB/s: nobody waits for more, and one SACK for a batch costs both
-sides less."""
+"""Packets in a second, about 12 MB/s: nobody waits for more, and one SACK for a batch costs both sides less."""
+_MEASURED_S = 0.05
+"""The least time over which packets are counted to tell a fast sender."""
 MAX_REPEATED = 16_384
 """Chunks that may come again beyond those that came once: more than a timeout of the largest flight sends again."""
 _MESSAGE_COST = 64
@@ -79,10 +83,13 @@ class Receiver:
         self._packets = 0
         self._fresh = False
         self._at_once = False
+        self._disordered = False  # something in this packet came late, again, or behind a gap
+        self._newest_gap = 0  # the TSN behind it
         self.apart_for = 0
         self._acknowledged_at = 0.0
-        self._paused_at = self.cumulative  # the TSN of the last pause of the sender
-        self._paused_since = 0.0
+        self._arrived = 0  # packets since the sender was measured, up to the last SACK
+        self._measured_at = 0.0
+        self._fast = False
         self._announced = settings.receive_window
         self._accepted = 0  # bytes of payload, ever
         self._edge = settings.receive_window + _CLOSED_BELOW  # of the bytes that were announced, ever
@@ -142,8 +149,7 @@ class Receiver:
 
     def _is_known(self, tsn: int) -> bool:
         if tsn <= self.cumulative or tsn in self._beyond:
-            self._at_once = True
-            self.apart_for = _APART_FOR
+            self._at_once = self._disordered = True
             if len(self._duplicates) < _MAX_DUPLICATES:
                 self._duplicates.append(tsn)
             self._drop("duplicate")
@@ -174,12 +180,11 @@ class Receiver:
         if in_order:
             if len(beyond):
                 tsn = beyond.drop_to(tsn)
-                self._at_once = True
+                self._at_once = self._disordered = True
             self.cumulative = tsn
             self._expected = tsn + 1 & MASK32
             return True
-        self._at_once = True
-        self.apart_for = _APART_FOR
+        self._at_once = self._disordered = True
         too_many = len(beyond) >= self._settings.max_gaps and tsn != beyond.ends[-1] + 1
         if too_many or self.reassembly.fragments >= self._settings.max_fragments:
             self._drop("gaps" if too_many else "fragments")
@@ -195,10 +200,11 @@ class Receiver:
             return
         self._fresh = False
         self._packets += 1
-        if self._packets == 1 and now - self._acknowledged_at >= _PAUSE_S:
-            if self.cumulative - self._paused_at < _FAST * (now - self._paused_since):
-                self.apart_for = max(self.apart_for, _BATCH)
-            self._paused_at, self._paused_since = self.cumulative, now
+        if self._packets == 1:
+            self._measure_sender(now)
+        if self._disordered:
+            self._disordered = False
+            self._report_disorder()
         if self.apart_for:
             self.apart_for -= 1
         if now < self._closed_until:
@@ -209,6 +215,22 @@ class Receiver:
             self.ack_at = -1.0
         elif self.ack_at == inf:
             self.ack_at = now + self._settings.ack_delay
+
+    def _measure_sender(self, now: float) -> None:
+        if now - self._measured_at >= _MEASURED_S:
+            self._fast = self._arrived >= _FAST * (now - self._measured_at)
+            self._arrived, self._measured_at = 0, now
+        if not self._fast and now - self._acknowledged_at >= _PAUSE_S:
+            self.apart_for = max(self.apart_for, _BATCH)
+
+    def _report_disorder(self) -> None:
+        beyond = self._beyond
+        newest = beyond.starts[-1] if len(beyond) else 0
+        if not self._fast:
+            self.apart_for = _APART_FOR
+        elif newest > self._newest_gap:
+            self.apart_for = max(self.apart_for, _REPORTS)
+        self._newest_gap = max(newest, self._newest_gap)
 
     def may_piggyback(self, now: float) -> bool:
         """Whether a SACK that is not due yet may leave with data."""
@@ -299,6 +321,7 @@ class Receiver:
             self._edge = max(self._edge, self._accepted + window + _CLOSED_BELOW)
         else:
             self._closed_until = now + self._settings.closed_window_ack
+        self._arrived += self._packets
         self._packets = 0
         self._acknowledged_at = now
         self.ack_at = inf

@@ -17,7 +17,11 @@ PAUSE_S = 0.004
 AFTER_PAUSE = 66
 """Packets after a pause, after which one SACK is enough as well."""
 FAST_S = 0.008
-"""In which so many and some more come from a sender that is fast already."""
+"""Between the batches of a sender that is fast already if each has more than 80 packets."""
+MEASURED_S = 0.05
+"""For how long a sender is fast or slow before it counts as that."""
+REPORTS = 4
+"""SACKs of a batch behind a new gap from a fast sender, which counts three of them."""
 
 
 def sacks(puppet: Puppet) -> list[tuple[int, list[tuple[int, int]]]]:
@@ -98,17 +102,58 @@ def test_every_second_packet_of_a_batch_is_acknowledged_after_a_pause(rest_s: fl
     assert [cumulative - first for cumulative, _ in sacks(puppet)] == expected
 
 
-def test_one_is_enough_for_a_batch_of_a_sender_that_is_fast_in_spite_of_its_pauses() -> None:
-    """A busy machine reads late, and what has come meanwhile is a large batch after a pause."""
-    puppet = Puppet()
-    first = long_without_loss(puppet)
+def fast(puppet: Puppet, first: int, count: int = 100) -> tuple[int, list[int]]:
+    """Send batches with pauses for so long that it counts; return the next TSN and how many SACKs each got."""
     found = []
-    for count in (100, 40, 40):
+    for _ in range(round(MEASURED_S / FAST_S) + 2):
         puppet.wait(FAST_S)
         batch(puppet, first, count)
         found.append(len(sacks(puppet)))
         first += count
-    assert found == [MOST, 1, MOST], "each depends on how much came from one pause to the next before it"
+    return first, found
+
+
+def test_one_is_enough_for_a_batch_of_a_sender_that_is_fast_in_spite_of_its_pauses() -> None:
+    """A busy machine reads late, and what has come meanwhile is a large batch after a pause."""
+    puppet = Puppet()
+    first, begun = fast(puppet, long_without_loss(puppet))
+    assert (begun[0], begun[-1]) == (MOST, 1)
+    _, slower = fast(puppet, first, 40)
+    assert (slower[0], slower[-1]) == (1, MOST), "it depends on how much has come of late"
+
+
+def test_a_fast_sender_is_told_of_each_new_gap_as_often_as_it_counts() -> None:
+    """One SACK for each second packet, until nothing was lost for long, cost both sides half as much again."""
+    puppet = Puppet()
+    first, _ = fast(puppet, long_without_loss(puppet))
+    batch(puppet, first + 1, 64)
+    assert len(sacks(puppet)) == REPORTS
+    batch(puppet, first + 65, 64)
+    assert sacks(puppet) == [(first - 1, [(first + 1, first + 128)])], "the same gap"
+    batch(puppet, first + 130, 64)
+    assert len(sacks(puppet)) == REPORTS, "a new one"
+    batch(puppet, first, 1)
+    batch(puppet, first + 194, 63)
+    assert len(sacks(puppet)) == 1, "the first is filled"
+
+
+def test_a_fast_sender_that_has_to_begin_anew_is_told_of_every_second_packet() -> None:
+    """After a timeout its window is one packet, and grows by one for each SACK, until all that was lost is there."""
+    puppet = Puppet()
+    first, _ = fast(puppet, long_without_loss(puppet))
+    batch(puppet, first + 1, 1)
+    batch(puppet, first + 3, 1)
+    puppet.wait(1.0)
+    sacks(puppet)
+    batch(puppet, first, 1)
+    sacks(puppet)
+    batch(puppet, first + 2, 1)
+    sacks(puppet)
+    found = []
+    for tsn in (first + 4, first + 4 + AFTER_PAUSE):
+        batch(puppet, tsn, AFTER_PAUSE)
+        found.append(len(sacks(puppet)))
+    assert found == [MOST, MOST]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
