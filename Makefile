@@ -27,7 +27,8 @@ PYTEST_ARGS ?=
 LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \
 	tests/bridge/access/test_grants_killed.py tests/e2e/test_kills.py tests/e2e/test_stream_endings.py tests/nets \
 	tests/rtc/test_interop.py tests/rtc/test_interop_loss.py tests/rtc/test_interop_numbers.py tests/rtc/test_interop_timeouts.py \
-	tests/e2e/test_other_stacks.py tests/test_first_hour.py tests/test_containers.py
+	tests/e2e/test_other_stacks.py tests/test_first_hour.py tests/test_containers.py \
+	tests/login/test_matrix_authentication_service.py
 
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
@@ -98,7 +99,7 @@ coverage-floors: $(TEST_READY)
 	$(BIN)/python -m tests.coverage_floors --raise
 
 .PHONY: test-long
-test-long: packages-long $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY) build/interop/str0m
+test-long: packages-long $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY) build/interop/str0m build/mas/mas-cli
 	MXRTC_LONG_TESTS=1 $(BIN)/pytest -rP $(LONG_TESTS) $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -229,3 +230,6 @@ build/interop/compose: $(wildcard tests/compose/*) .ci/interop | packages-test
 
 build/interop/str0m: $(wildcard tests/rtc/interop/str0m/*) .ci/interop | packages-long
 	.ci/interop str0m
+
+build/mas/mas-cli: .ci/mas | packages-long
+	.ci/mas

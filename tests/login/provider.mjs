@@ -5,13 +5,13 @@
 // People are approved by the test and not by pages: POST /test/approve and /test/settings.
 //
 // Argument: one object in JSON: port, homeserver and secret (to serve a homeserver that delegates), clients (those that
-// are known from the start).
+// are known from the start), and behind (the address of a proxy in front of it, where people find it).
 
 import { createServer } from "node:http";
 import Provider from "oidc-provider";
 
-const { port, homeserver, secret, clients = [] } = JSON.parse(process.argv[2]);
-const issuer = `http://127.0.0.1:${port}`;
+const { port, homeserver, secret, clients = [], behind } = JSON.parse(process.argv[2]);
+const issuer = behind ?? `http://127.0.0.1:${port}`;
 const HOMESERVER = "urn:matrix:homeserver";
 const DEVICE = "urn:matrix:client:device:";
 const settings = { user: "alice", seconds: 300, answer: "allow" };
@@ -112,7 +112,13 @@ async function approve({ code: typed, user, allow }) {
   await Object.assign(code, outcome).save();
 }
 
+provider.proxy = Boolean(behind);
 provider.use(async (context, next) => {
+  if (behind) {
+    // The homeserver asks it directly, and hands on where people find it.
+    const { protocol, host } = new URL(behind);
+    Object.assign(context.req.headers, { "x-forwarded-proto": protocol.slice(0, -1), "x-forwarded-host": host });
+  }
   if (context.path === "/oauth2/introspect") return introspect(context);
   if (context.path.startsWith("/test/interaction/")) return interact(context);
   if (context.path.startsWith("/test/")) {

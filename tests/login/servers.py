@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import shutil
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
+from tests.login.front import Front
 from tests.synapse import Synapse
 
 FOLDER = Path(__file__).parent
@@ -40,6 +42,8 @@ class Servers:
 
     homeserver: Synapse
     provider: str
+    front: Front | None = None
+    """What people see of both; None where that is themselves."""
 
     async def tell(self, what: str, **content: object) -> None:
         """Tell the provider what a person would do, or how it should behave."""
@@ -56,8 +60,25 @@ async def _provider(folder: Path, port: int, **arguments: object) -> AsyncIterat
 
 
 @asynccontextmanager
-async def delegating(folder: Path, make: Callable[..., Any]) -> AsyncIterator[Servers]:
-    """A homeserver that delegates all logins to an authorization server (MSC3861)."""
+async def found_by_name(folder: Path, make: Callable[..., Any]) -> AsyncIterator[Servers]:
+    """One that delegates, with TLS and ``.well-known``; only root may listen there."""
+    async with AsyncExitStack() as stack:
+        front = Front(folder, stack)
+        named = functools.partial(make, server_name=front.server)
+        servers = await stack.enter_async_context(delegating(folder, named, behind=front.account))
+        await front.start(servers.homeserver.url, servers.provider, logins=False)
+        yield replace(servers, front=front)
+
+
+@asynccontextmanager
+async def delegating(folder: Path, make: Callable[..., Any], *, behind: str | None = None) -> AsyncIterator[Servers]:
+    """A homeserver that delegates all logins to an authorization server (MSC3861).
+
+    Args:
+        folder: for the files of the provider.
+        make: makes the homeserver.
+        behind: the address where people find the provider; None for its own.
+    """
     reservation = PortReservation()
     address = f"http://127.0.0.1:{reservation.port}"
     homeserver = await make(
@@ -69,7 +90,7 @@ async def delegating(folder: Path, make: Callable[..., Any]) -> AsyncIterator[Se
         },
     )
     reservation.close()
-    async with _provider(folder, reservation.port, homeserver=homeserver.url, secret=SECRET):
+    async with _provider(folder, reservation.port, homeserver=homeserver.url, secret=SECRET, behind=behind):
         await homeserver.start()
         servers = Servers(homeserver, address)
         await servers.tell("user", user="alice")

@@ -19,7 +19,8 @@ import pytest_asyncio
 from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.conftest import HomeserverFactory
 from tests.login import browser
-from tests.login.servers import Servers, delegating, with_single_sign_on
+from tests.login.servers import Servers, delegating, found_by_name, with_single_sign_on
+from tests.other_user import needs_root
 
 pytestmark = pytest.mark.real
 
@@ -128,6 +129,30 @@ async def test_code_that_is_typed_elsewhere_logs_in_is_renewed_by_one_and_ends_e
         await delegated.owner(third["access_token"])
     assert [path.name for path in (delegated.folder / "state").iterdir() if path.name.startswith("login")] == []
     assert not [secret for secret in secrets if secret in delegated.said()]
+
+
+@needs_root
+async def test_servers_are_found_by_the_name_in_the_user_id_and_trusted_by_tls(
+    tmp_path: Path, make_homeserver: HomeserverFactory
+) -> None:
+    async with found_by_name(tmp_path, make_homeserver) as servers:
+        assert servers.front is not None
+        user, alice = User(tmp_path, servers), f"@alice:{servers.front.server}"
+        # Nobody is asked for anything whose certificate is not known.
+        code, said = await user.run("login", alice)
+        assert (code, "certificate is not accepted" in said) == (1, True), said
+        env = {"SSL_CERT_FILE": str(servers.front.certificate)}
+        async with user.mxrtc("login", alice, env=env) as process:
+            found = await process.wait_for_line(r"open (\S+) in any browser and type this code: (\S+)", 60)
+            assert found[1].startswith(f"{servers.front.account}/")
+            await servers.tell("approve", code=found[2], user="alice", allow=True)
+            assert await process.wait(60) == 0, user.said()
+        assert user.kept["homeserver"] == servers.front.matrix
+        assert user.kept["renewal"]["token_endpoint"].startswith(f"{servers.front.account}/")
+        user.make_due()
+        for word in ("status", "logout"):
+            async with user.mxrtc(word, env=env) as process:
+                assert await process.wait(60) == 0, user.said()
 
 
 async def test_session_that_the_server_has_ended_says_to_log_in_again(delegated: User) -> None:
