@@ -2,7 +2,8 @@
 
 Only this machine can reach the port, but everybody on it can, and every page that the browser shows. So a request is
 read up to a size and a time, few at a time, and what is not the answer to our question is refused and changes nothing:
-the answer is still waited for.
+the answer is still waited for. Whoever opens connections and says nothing keeps nobody out: the oldest of them ends
+when there are too many, and a browser says at once what it wants.
 """
 
 from __future__ import annotations
@@ -68,24 +69,26 @@ async def listening(read: Callable[[str], str], *, request_s: float = REQUEST_S)
         OSError: there is no port to listen on.
     """
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving: set[asyncio.Task[None]] = set()
+    serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
     host = ""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         try:
-            if len(serving) < MAX_AT_ONCE:
-                serving.add(task)
-                async with asyncio.timeout(request_s):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    status, words = _respond(head, host, read, answer)
-                    writer.write(_response(status, words))
-                    await writer.drain()
+            if len(serving) >= MAX_AT_ONCE:
+                oldest = next(iter(serving))
+                serving.pop(oldest).transport.abort()
+            serving[task] = writer
+            async with asyncio.timeout(request_s):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, words = _respond(head, host, read, answer)
+                writer.write(_response(status, words))
+                await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # whoever it was, they get no answer
         finally:
-            serving.discard(task)
+            serving.pop(task, None)
             writer.close()
 
     server = await asyncio.start_server(serve, HOST, 0, limit=MAX_HEAD_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mxrtc_bridge.client.login.loopback import HOST, MAX_AT_ONCE, MAX_HEAD_BYTES, LoopbackListener, listening
 from mxrtc_bridge.core.errors import LoginError
 from mxrtc_bridge.core.login.redirect import code_of
+from tests.waiting import turns
 
 STATE = "s" * 43
 OURS = f"/callback?code=c&state={STATE}"
@@ -93,16 +95,29 @@ async def test_whatever_is_sent_ends_and_the_answer_is_still_taken(sent: bytes) 
         assert "goes on" in await ask(listener, OURS)
 
 
-async def test_connections_that_say_nothing_are_few_and_end() -> None:
+async def test_connections_that_say_nothing_end() -> None:
     async with listening(read, request_s=0.2) as listener:
         idle = [await asyncio.open_connection(HOST, port_of(listener)) for _ in range(MAX_AT_ONCE)]
-        # One more is not listened to, and all that are wait for a bounded time.
-        reader, writer = await asyncio.open_connection(HOST, port_of(listener))
-        assert await reader.read() == b""
         assert [await each.read() for each, _ in idle] == [b""] * MAX_AT_ONCE
-        for each in (writer, *(writer for _, writer in idle)):
-            each.close()
+        for _, writer in idle:
+            writer.close()
         assert "goes on" in await ask(listener, OURS)
+
+
+async def test_whoever_holds_many_connections_keeps_nobody_out() -> None:
+    """Everybody on this machine can open them."""
+    async with listening(read) as listener:
+        idle = [await asyncio.open_connection(HOST, port_of(listener)) for _ in range(MAX_AT_ONCE)]
+        await turns()
+        assert "goes on" in await ask(listener, OURS)
+        assert await listener.answer(1) == "c"
+        # The oldest has ended for it, and no other.
+        with contextlib.suppress(ConnectionError):
+            assert await idle[0][0].read() == b""
+        await turns()
+        assert [reader.at_eof() for reader, _ in idle] == [True] + [False] * (MAX_AT_ONCE - 1)
+        for _, writer in idle:
+            writer.close()
 
 
 async def test_nobody_is_waited_for_for_ever() -> None:
