@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from mxrtc_bridge.cli.bridge.acting import acting_as_owner
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.values import TcpListen
@@ -72,9 +73,11 @@ def make_folder(folder: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True)
-        if os.geteuid() == 0:
-            os.chown(folder, USER_ID, USER_ID)
+        # Where somebody else than root has the folder above it, they do, and it is theirs: they could exchange it.
+        with acting_as_owner(folder):
+            folder.mkdir(mode=0o700, parents=True)
+            if os.geteuid() == 0:
+                os.chown(folder, USER_ID, USER_ID, follow_symlinks=False)
     except FileExistsError:
         return
     except OSError as error:

@@ -201,7 +201,7 @@ def init_command(
     with acting_as_owner(installation.folder):
         _write(installation.folder, paths, (text, render_registration(config, random_sender())), force)
     click.echo(f"Wrote {paths[0]}\nand   {paths[1]} (both mode 0600).", err=True)
-    return installation.go_on()
+    return installation.go_on(made_now=True)
 
 
 def _refuse_what_is_there(paths: Sequence[Path], force: bool) -> None:

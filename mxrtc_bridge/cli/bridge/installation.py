@@ -101,8 +101,15 @@ class Installation:
         if self.as_container:
             docker_setup.make_folder(self.folder)
 
-    def go_on(self) -> int:
-        """Tell the homeserver's part, and go on to a service, if one is wanted; returns the exit code."""
+    def go_on(self, *, made_now: bool = False) -> int:
+        """Tell the homeserver's part, and go on to a service, if one is wanted.
+
+        Args:
+            made_now: whether this command has written the configuration, and so its admin what it says.
+
+        Returns:
+            The exit code.
+        """
         if self.as_service:
             unit = systemd_setup.unit_text(this_program())
             _say(systemd_setup.make_user_and_folder(this_program(), self.folder))
@@ -116,6 +123,8 @@ class Installation:
         todo = self._tell_homeserver(config, text)
         if self.as_service:
             _say(systemd_setup.install_unit(unit))
+            inboxes = [Path(each.path) for each in config.files_targets() if each.direction.receives]
+            _say(systemd_setup.open_directories(inboxes, made_now=made_now))
             return self._start(config, todo)
         option = "" if usual_config().absolute() == config.path else f" -c {shlex.quote(str(config.path))}"
         commands = [f"{CHECK}{option}", f"mxrtc-bridge run{option}"]

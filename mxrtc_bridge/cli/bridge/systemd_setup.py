@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from mxrtc_bridge.core.text.display import display
 
 USER, SERVICE = "mxrtc", "mxrtc-bridge"
 UNIT = Path("/etc/systemd/system/mxrtc-bridge.service")
+DIRECTORIES = UNIT.with_name(f"{UNIT.name}.d") / "directories.conf"
+"""What lets the service write outside of its own folder."""
 SYSUSERS = Path("/etc/sysusers.d/mxrtc-bridge.conf")
 USUAL_PROGRAM = "/opt/mxrtc/bin/mxrtc-bridge"
 """In the unit as it is packaged."""
@@ -32,6 +35,7 @@ HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  
 """What the unit cannot see (``ProtectHome=``, ``PrivateTmp=``)."""
 START_S = 180.0
 """How long a start may take: the manager is told after 45 seconds at the latest."""
+_CLOSED = "The service may not write to these unless its unit says so by ReadWritePaths=:"
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 
@@ -116,6 +120,57 @@ def make_user_and_folder(program: Path, folder: Path = OF_THE_SERVICE.parent) ->
 def install_unit(text: str, unit: Path = UNIT) -> list[str]:
     """Install the unit; returns what was done."""
     return [_place(unit, text)]
+
+
+def open_directories(
+    paths: Sequence[Path], *, made_now: bool, drop_in: Path = DIRECTORIES, hidden: Sequence[Path] = HIDDEN
+) -> list[str]:
+    """Let the service write to directories outside of its folder, made for its user where they are missing.
+
+    Only those that the admin has named just now: what an earlier configuration says is that of the service's user, who
+    must not have root open directories by it.
+
+    Args:
+        paths: of the directories.
+        made_now: whether this command has written the configuration that names them.
+        drop_in: the part of the unit that is written.
+        hidden: what the unit cannot see.
+
+    Returns:
+        What was done, and what the admin has to do.
+    """
+    outside = [path for path in paths if not path.is_relative_to(OF_THE_SERVICE.parent)]
+    said = [
+        f"The service cannot see {path}; move it out of {top}." for path in outside for top in _hiding(path, hidden)
+    ]
+    outside = [path for path in outside if not any(_hiding(path, hidden))]
+    if not made_now:
+        names = ", ".join(map(str, outside))
+        return said if drop_in.exists() or not outside else [*said, f"{_CLOSED} {names}: systemctl edit {SERVICE}"]
+    entry = pwd.getpwnam(USER)
+    for path in outside:
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            if path.stat().st_uid != entry.pw_uid:
+                said.append(f"{path} does not belong to {USER}: it must be allowed to write there.")
+        except OSError as error:
+            said.append(f"{path} cannot be made: {error.strerror}; make it for the user {USER}.")
+        else:
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+            said.append(f"Made {path}, which belongs to {USER}.")
+    return [*said, _place(drop_in, directories_text(outside))] if outside else said
+
+
+def directories_text(paths: Sequence[Path]) -> str:
+    """The part of a unit that lets it write to directories, as far as they are there when it starts."""
+    # A per cent sign begins a specifier, and a backslash hides what follows.
+    written = (str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for path in paths)
+    return "[Service]\n" + "".join(f'ReadWritePaths="-{path}"\n' for path in written)
+
+
+def _hiding(path: Path, hidden: Sequence[Path]) -> Iterator[Path]:
+    return (each for each in hidden if path.is_relative_to(each))
 
 
 def is_running() -> bool:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from mxrtc_bridge.cli.bridge.docker_setup import IMAGE, USER_ID
 from tests.bridge_command import Run, run_in_process
 from tests.compose_files import ComposeError, as_compose_reads
-from tests.other_user import OTHER_UID, needs_root
+from tests.other_user import OTHER_UID, needs_root, public_directory
 
 ROOT = Path(__file__).parents[3]
 INIT = ["--domain", "example.org", "--peer", "build", "--service", "ssh=tcp:127.0.0.1:22"]
@@ -50,6 +50,17 @@ def test_the_container_runs_as_the_owner_of_the_folder_and_sees_it_and_the_direc
     assert service["environment"] == {"MXRTC_LISTEN": "127.0.0.1:29399"}
     assert f"docker compose --project-directory {folder} up --detach" in err
     assert "app_service_config_files" in out
+
+
+@needs_root
+def test_what_root_makes_in_a_folder_of_somebody_belongs_to_them(run: Run) -> None:
+    with public_directory() as above:
+        os.chown(above, OTHER_UID, OTHER_UID)
+        folder = above / "x" / "mxrtc"
+        code, _, err = run("init", "--docker", *INIT, "--output", folder)
+        assert code == 0, err
+        assert {path.stat().st_uid for path in (folder.parent, folder, *folder.iterdir())} == {OTHER_UID}
+        assert composed(folder)["user"] == f"{OTHER_UID}:{OTHER_UID}"
 
 
 @needs_root

@@ -5,15 +5,20 @@ The machine is one of namespaces (booted_machine.py): its own ``/etc``, ``/var/l
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+from mxrtc_bridge.cli.bridge import systemd_setup
 from mxrtc_bridge.cli.bridge.installation import Installation
 from mxrtc_bridge.cli.bridge.systemd_setup import UNIT, packaged, unit_text
 from mxrtc_bridge.demo.processes import PortReservation
@@ -24,6 +29,7 @@ from tests.synapse import Synapse
 
 HOW_TO = Path(__file__).parents[3] / "docs/how-to"
 DOMAIN = "example.test"
+ODD_NAMES = ["a b", "100%", "%z", "%n", 'q"', "it's", "\\", "x\\n", "\u00fc", "a;b", "#", "-", "$HOME", "a: b"]
 COPY = "/etc/matrix-synapse/mxrtc.yaml"
 HOMESERVER = f"""
 useradd --system matrix-synapse
@@ -89,8 +95,10 @@ async def place(make_homeserver: Callable[..., Synapse], tmp_path: Path) -> Asyn
 async def test_it_ends_in_a_service_that_is_ready_and_all_of_it_can_be_removed(place: Place) -> None:
     machine = place.machine
     # The first time: all but the start, as the homeserver has not read the registration.
-    done = machine.bridge("init", "--systemd", *answers(place.homeserver.url, place.port))
+    inbox = '/opt/in 100%n "box"'
+    done = machine.bridge("init", "--systemd", *answers(place.homeserver.url, place.port), "--inbox", inbox)
     assert done.returncode == 0, done.stderr
+    assert machine.status(inbox) == "mxrtc:mxrtc 700"
     assert done.stdout == f"app_service_config_files:\n  - /etc/matrix-synapse/other.yaml\n  - {COPY}\n"
     assert {path: machine.status(path) for path in FILES} == FILES
     assert "as the homeserver does not know the bridge" in done.stderr
@@ -109,6 +117,11 @@ async def test_it_ends_in_a_service_that_is_ready_and_all_of_it_can_be_removed(p
     status = machine.run("systemctl", "show", "--property=StatusText,User", "mxrtc-bridge").stdout
     assert "StatusText=serving" in status
     assert "User=mxrtc" in status
+    shown = machine.run("systemctl", "show", "--property=ReadWritePaths", "mxrtc-bridge").stdout
+    assert inbox in shown.replace("\\", ""), shown
+    main = machine.run("systemctl", "show", "--property=MainPID", "--value", "mxrtc-bridge").stdout.strip()
+    found = machine.run("nsenter", "--target", main, "--mount", "findmnt", "--noheadings", "--output=OPTIONS", inbox)
+    assert found.stdout.startswith("rw"), found
     done = machine.bridge("check")
     assert "ok    the homeserver accepts the as_token" in done.stdout, done.stdout + done.stderr
     assert "FAIL" not in done.stdout.replace("FAIL  build/ssh", "")
@@ -231,6 +244,42 @@ def test_a_python_that_the_service_would_not_see_is_refused(program: None, monke
 def test_a_path_that_cannot_stand_in_a_unit_is_refused(program: None, path: str) -> None:
     with pytest.raises(click.UsageError, match="cannot stand in a unit"):
         unit_text(Path(path))
+
+
+def test_a_service_that_is_to_write_elsewhere_may_and_only_where_the_admin_has_just_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: pwd.getpwuid(os.getuid()))
+    drop_in, named = tmp_path / "unit.d" / "directories.conf", [tmp_path / "in 100%", tmp_path / 'a"b\\']
+    hidden, own = Path("/hidden/inbox"), Path("/var/lib/mxrtc/inbox")
+    where: dict[str, Any] = {"drop_in": drop_in, "hidden": (Path("/hidden"),)}
+    said = systemd_setup.open_directories([*named, own, hidden], made_now=False, **where)
+    assert said[0] == "The service cannot see /hidden/inbox; move it out of /hidden."
+    assert "systemctl edit mxrtc-bridge" in said[1]
+    assert list(tmp_path.iterdir()) == []
+    said = systemd_setup.open_directories([*named, own], made_now=True, **where)
+    assert said == [*(f"Made {path}, which belongs to mxrtc." for path in named), f"Wrote {drop_in}."]
+    assert [path.stat().st_mode & 0o777 for path in named] == [0o700, 0o700]
+    assert drop_in.read_text().splitlines() == [
+        "[Service]",
+        f'ReadWritePaths="-{tmp_path}/in 100%%"',
+        f'ReadWritePaths="-{tmp_path}/a\\"b\\\\"',
+    ]
+    assert systemd_setup.open_directories([own], made_now=True, **where) == []
+
+
+@pytest.mark.programs
+def test_systemd_takes_what_it_is_told_of_directories_with_any_name(tmp_path: Path) -> None:
+    unit = tmp_path / "x.service"
+    unit.write_text("[Service]\nExecStart=/bin/true\n")
+    drop_in = tmp_path / "x.service.d/directories.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(systemd_setup.directories_text([Path(f"/srv/{name}") for name in ODD_NAMES]))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @needs_root
