@@ -25,6 +25,7 @@ def test_the_pages_begin_with_a_machine_that_has_nothing() -> None:
     apt, install = commands_of(ADMINS_PAGE, "1")
     assert apt.split()[:2] == ["apt", "install"]
     assert install == f"PIPX_HOME=/opt/mxrtc PIPX_BIN_DIR=/usr/local/bin pipx install '{requirement('bridge')}'"
+    assert len(commands_of(ADMINS_PAGE, "1", "2", "3", "4")) == 6, "the page says so"
     assert commands_of(USERS_PAGE, "1")[1:] == [f"pipx install '{requirement()}'"]
 
 

@@ -145,7 +145,7 @@ async def test_it_ends_in_a_service_that_is_ready_and_all_of_it_can_be_removed(p
     assert "The bridge is ready." in done.stderr
 
     # The page about removing it leaves nothing.
-    stop, deactivate = blocks("remove.md", "What the homeserver has")
+    stop, deactivate = blocks("remove.md", "At the homeserver")
     (remove,) = blocks("remove.md", "The bridge")
     done = machine.run("sh", "-euc", stop.replace("systemctl restart matrix-synapse\n", ""))
     assert done.returncode == 0, done.stderr
