@@ -58,7 +58,7 @@ class _Parent:
             for number in range(min(self._forks, len(pieces))):
                 results, sender = _FORK.Pipe(duplex=False)
                 child = _Child(session, sender, running, number)
-                process = _FORK.Process(target=child.run, args=(pieces, taken), daemon=True)
+                process = _FORK.Process(target=child.run, args=(pieces, taken, [results, *processes]), daemon=True)
                 process.start()
                 sender.close()  # the end of the process is then the end of its results
                 processes[results] = process
@@ -121,8 +121,11 @@ class _Child:
         self._number = number
         self._reports: list[object] = []
 
-    def run(self, pieces: list[range], taken: Any) -> None:
+    def run(self, pieces: list[range], taken: Any, others: list[Connection]) -> None:
         config = self._session.config
+        # Once the parent is gone nobody has these, and to send a report fails instead of waiting for ever.
+        for results in others:
+            results.close()
         # The file that output is captured in has one position for all forks.
         capture: Any = config.pluginmanager.get_plugin("capturemanager")
         capture.stop_global_capturing()
@@ -140,7 +143,10 @@ class _Child:
                 self._running[self._number] = index
                 self._reports = []
                 config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
-                self._results.send((index, self._reports))
+                try:
+                    self._results.send((index, self._reports))
+                except BrokenPipeError:
+                    return
                 index = following
 
     @pytest.hookimpl

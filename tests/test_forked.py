@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ pytestmark = pytest.mark.programs
 
 FILE = """
 import os, pathlib, signal, pytest
+
+PARENT = os.getpid()
 
 @pytest.fixture(scope="module")
 def shared():
@@ -77,6 +80,15 @@ def test_a_test_whose_process_ends_has_failed_and_what_is_not_run_then_is_counte
     assert "the process of test_0.py::test_last ended with exit code -9" in result.stdout
     assert "31 tests were not run" in result.stdout
     assert "1 failed, 30 passed" in result.stdout
+
+
+def test_forks_end_with_the_process_that_has_made_them(tmp_path: Path) -> None:
+    """They have nobody to report to; one that waited for that would keep its output open, and this test waiting."""
+    # Its ends of the pipes are closed before its forks get another parent.
+    last = "if os.getppid() == PARENT: os.kill(PARENT, signal.SIGKILL)\n    while os.getppid() == PARENT: pass"
+    result = run(tmp_path, last, files=20, forks=1)
+    assert result.returncode == -signal.SIGKILL
+    assert len((tmp_path / "run").read_text().splitlines()) == 30
 
 
 def test_nothing_more_is_run_after_as_many_failures_as_are_wanted(tmp_path: Path) -> None:
