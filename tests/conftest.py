@@ -175,8 +175,13 @@ def _compiled() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _collected() -> Iterator[None]:
+    """Have what a file leaves behind fall to it, and what it has loaded looked at no more, as what was there before.
+
+    A test may have let the collector see all again, as those of a program's own ``gc.freeze`` do.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
