@@ -19,6 +19,7 @@ from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.demo.processes import PortReservation
 from tests.honesty import Honesty
 from tests.hostile_json import to_body
+from tests.storage.made_tables import give_tables
 
 DOMAIN = "example.org"
 PEER = f"@rtc_build:{DOMAIN}"
@@ -143,7 +144,7 @@ class FakeHomeserver:
             "version": 2,
             "homeserver": {"address": f"http://127.0.0.1:{self.port}", "domain": DOMAIN},
             "appservice": {"listen": f"127.0.0.1:{self.reserved.port}", "as_token": AS_TOKEN, "hs_token": HS_TOKEN},
-            "database": f"sqlite:{self.folder / 'bridge.db'}",
+            "database": f"sqlite:{give_tables(self.folder / 'bridge.db')}",
             "peers": {"build": {"services": {"echo": {"target": "tcp:127.0.0.1:1"}}}},
             "grants": [grant],
             # What the devices of peers do is tested against a real homeserver.

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.storage.database import Database
+from tests.memory import tmp_path
 from tests.storage import postgres
+from tests.storage.made_tables import give_tables
+
+__all__ = ["tmp_path"]
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +47,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def database(url: str) -> AsyncIterator[Database]:
+    if url.startswith("sqlite"):
+        give_tables(Path(url.removeprefix("sqlite:///")))
     async with await Database.open(url) as opened:
         yield opened
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
@@ -35,6 +34,7 @@ from mxrtc_bridge.storage.database import Database, DatabaseBounds
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.requests import RequestStore
 from tests.bridge.access.test_rights import Rooms, config
+from tests.storage.made_tables import give_tables
 
 NOW = 1_800_000_000_000
 HOUR_S = 3600
@@ -130,7 +130,9 @@ class World:
         folder.mkdir(exist_ok=True)
         world = cls(
             folder,
-            await Database.open(url or f"sqlite:///{folder}/bridge.db", DatabaseBounds(patience_s=0.3)),
+            await Database.open(
+                url or f"sqlite:///{give_tables(folder / 'bridge.db')}", DatabaseBounds(patience_s=0.3)
+            ),
             **limits,
         )
         cls.open.append(world)
@@ -260,14 +262,6 @@ async def closed_worlds() -> AsyncIterator[None]:
     yield
     while World.open:
         await World.open.pop().database.close()
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """Files in memory where there is such a folder: no power fails here, and disks are slow where much goes on."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 class RefusingDatabase:

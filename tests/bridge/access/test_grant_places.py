@@ -18,11 +18,11 @@ import pytest
 from mxrtc_bridge.core.access.policy import parse_subject
 from mxrtc_bridge.core.access.requests import Decision
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
-from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds, tmp_path
+from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds
 from tests.long import some
 from tests.storage.failing_commits import failing_commits
 
-__all__ = ["closed_worlds", "tmp_path"]
+__all__ = ["closed_worlds"]
 
 Doing = Callable[[World], Awaitable[object]]
 

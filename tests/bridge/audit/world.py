@@ -20,6 +20,7 @@ from mxrtc_bridge.core.audit.chain import (
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.audit_file import read_lines
 from mxrtc_bridge.storage.database import Database
+from tests.storage.made_tables import give_tables
 
 NOW = 1_700_000_000_000
 
@@ -64,7 +65,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with await Database.open(f"sqlite:///{tmp_path / 'audit.db'}") as database:
+    async with await Database.open(f"sqlite:///{give_tables(tmp_path / 'audit.db')}") as database:
         made = World(tmp_path, database)
         yield made
         for task in made.tasks:

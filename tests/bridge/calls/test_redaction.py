@@ -15,6 +15,7 @@ from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.call_events import CallEventRow, CallEventStore
 from mxrtc_bridge.storage.database import Database
+from tests.storage.made_tables import give_tables
 from tests.waiting import until
 
 PEER, ALICE = UserId("@rtc_build:example.org"), UserId("@alice:example.org")
@@ -81,7 +82,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with await Database.open(f"sqlite:///{tmp_path / 'traces.db'}") as database:
+    async with await Database.open(f"sqlite:///{give_tables(tmp_path / 'traces.db')}") as database:
         made = World(CallEventStore(database))
         yield made
         for task in made.tasks:
