@@ -11,6 +11,7 @@ from mxrtc_bridge.sctp import chunks, dcep
 from mxrtc_bridge.sctp.channels import ChannelClosed, ChannelEvent, ChannelMessage, ChannelOffered, DataChannels
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from tests.counted_lines import lines
+from tests.long import size
 from tests.sctp.hostile import Puppet
 
 STEP = 10_000
@@ -75,7 +76,7 @@ def test_who_has_no_resets_and_sends_one_has_its_channel_closed_once(streams: in
 def test_resets_that_come_early_take_no_memory_however_many_they_are() -> None:
     puppet = Channels()
     puppet.ended_there()
-    for number in range(1, 200):
+    for number in range(1, size(200, 40)):
         puppet.send(puppet.reset(number, *[THEIRS] * 500, after=1))
         puppet.poll()
         puppet.answers()
@@ -117,9 +118,9 @@ def poll_all(puppet: Channels) -> list[ChannelEvent]:
 
 @pytest.mark.parametrize("number", [OURS, THEIRS])
 def test_messages_that_nobody_wants_and_one_packet_has_set_free_are_dropped_in_pieces(number: int) -> None:
-    """Thirty thousand of them wait for one that is missing, on a number without a channel."""
+    """Very many of them wait for one that is missing, on a number without a channel."""
     puppet = Channels()
-    count = 20_000
+    count = size(20_000, 1_000)
     for first in range(1, count, 50):
         puppet.send(*(puppet.data(n, stream=number, sequence=n) for n in range(first, first + 50)))
         puppet.answers()

@@ -292,7 +292,7 @@ def test_chunks_that_come_again_and_again_end_the_association() -> None:
     assert "came again" in puppet.ended_because
 
 
-WAITING = 40_000
+WAITING = size(40_000, 4_000)
 """Pieces that wait for one packet; each is counted once when it comes, and once when it goes."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from mxrtc_bridge.core.errors import StateError
@@ -9,7 +11,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.events import MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
-from tests.long import size
+from tests.long import size, some
 from tests.sctp.draws import Draws
 from tests.sctp.hostile import THEIR_TSN, Puppet
 from tests.sctp.links import Path, World, established, pair
@@ -393,9 +395,9 @@ def test_chunks_cut_for_a_wide_path_get_through_a_narrow_one_in_fragments() -> N
     assert world.left.association.packets_sent == idle, "without data nothing is confirmed"
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.05])
-@pytest.mark.parametrize("interleaving", [True, False])
-@pytest.mark.parametrize("mtu", [1172, 1000, 700, 516])
+@pytest.mark.parametrize(
+    ("mtu", "interleaving", "loss"), some([*product([1172, 1000, 700, 516], [True, False], [0.0, 0.05])], 6)
+)
 def test_chunks_cut_for_a_wide_path_get_through_one_that_loses_fragments_in_pieces(
     mtu: int, interleaving: bool, loss: float
 ) -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mxrtc_bridge.sctp.settings import SctpSettings
+from tests.long import size
 from tests.sctp.links import Path, established, pair
 from tests.sctp.test_transfer import check_empty
 
@@ -18,7 +19,7 @@ def test_given_up_messages_do_not_hold_up_others(interleaving: bool, ordered: bo
     """Under heavy loss a part is lost; the rest is whole and in order, and nothing is left behind on either side."""
     settings = SctpSettings(interleaving=interleaving, max_retransmissions=60, max_init_retransmissions=60)
     lost = 0
-    for seed in range(15):
+    for seed in range(size(15, 4)):
         rng = random.Random(seed)
         world = established(pair(seed, Path(loss=0.3, reorder=0.1, hold=0.05), settings))
         left = world.left.association
