@@ -20,9 +20,11 @@ import pytest_asyncio
 from mxrtc_bridge.engine.rate_limited_log import SUBJECTS
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import invite, running
+from tests.long import size
 from tests.waiting import until
 
-OF_EACH = 40
+OF_EACH = size(40, 20)
+"""Of each crowd: together more than the log may have lines for."""
 CROWDS: tuple[Callable[[int], str], ...] = (
     lambda _: "@m:evil.test",
     lambda number: f"@m{number}:evil.test",
