@@ -10,7 +10,7 @@ import io
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mxrtc_bridge"
@@ -38,9 +38,15 @@ def code_lines(text: str) -> int:
     return len(lines)
 
 
-def _classes(trees: dict[Path, ast.Module]) -> Iterator[ast.ClassDef]:
-    for tree in trees.values():
+def _classes(trees: Iterable[ast.Module]) -> Iterator[ast.ClassDef]:
+    for tree in trees:
         yield from (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def doubled_classes(trees: Iterable[ast.Module]) -> list[str]:
+    """The names that two public classes have."""
+    names = Counter(node.name for node in _classes(trees) if not node.name.startswith("_"))
+    return sorted(name for name, count in names.items() if count > 1)
 
 
 def _is_protocol(node: ast.ClassDef) -> bool:
@@ -74,9 +80,8 @@ def measure(package: Path = PACKAGE) -> list[tuple[str, str]]:
     """Each number with its name."""
     texts = {path: path.read_text("utf-8") for path in sorted(package.rglob("*.py"))}
     trees = {path: ast.parse(text) for path, text in texts.items()}
-    classes = list(_classes(trees))
-    names = Counter(node.name for node in classes if not node.name.startswith("_"))
-    doubled = sorted(name for name, count in names.items() if count > 1)
+    classes = list(_classes(trees.values()))
+    doubled = doubled_classes(trees.values())
     longest = max(classes, key=_parameters)
     longest_file, length = max(((path, text.count("\n")) for path, text in texts.items()), key=lambda pair: pair[1])
     return [
