@@ -182,7 +182,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         "files arrive in a box as a whole",
         [
             "sinks/files/linux.py", "sinks/files/os_errors.py", "sinks/files/receive/batch_dirs.py",
-            "sinks/files/receive/incoming_file.py", "sinks/files/receive/name_allocator.py",
+            "sinks/files/receive/name_allocator.py",
             "sinks/files/receive/partial_file.py", "sinks/files/receive/publisher.py",
             "sinks/files/receive/receipts.py", "sinks/files/receive/receiver.py",
             "sinks/files/receive/state_dir.py", "sinks/files/rooted_dir.py",

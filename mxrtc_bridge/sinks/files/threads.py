@@ -33,9 +33,9 @@ async def until_done(future: asyncio.Future[Any]) -> bool:
 class FileThreads:
     """A bounded pool of threads.
 
-    Jobs beyond the number of threads wait in order; each object that uses the pool has one job at a time, so that
-    the queue is as long as the number of open files at most. A disk that hangs takes no more jobs: where all threads
-    are busy and none has come back for ``hangs_s``, the next job is refused.
+    Jobs beyond the number of threads wait in order; each object that uses the pool has one job at a time, and perhaps a
+    sync beside it, so that the queue is twice as long as the number of open files at most. A disk that hangs takes no
+    more jobs: where all threads are busy and none has come back for ``hangs_s``, the next job is refused.
 
     Args:
         threads: how many jobs run at a time.

@@ -6,6 +6,10 @@ memory for small files has a limit for the whole box; beyond it they are written
 
 One publication runs at a time. Those that come meanwhile form the next batch, so that one sync serves them all.
 
+What was verified of a large file is made durable beside the writes, as a disk takes its time for that. One such sync
+runs at a time; the next one waits for it, and so does whatever ends the file. One that fails fails the file, as the
+system says it once only.
+
 An :class:`IncomingFile` ends by :meth:`~IncomingFile.publish`, :meth:`~IncomingFile.suspend` or
 :meth:`~IncomingFile.discard`; whoever began it must call one of them. Its methods may be called at any
 time; they run one after the other.
@@ -19,7 +23,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from mxrtc_bridge.core.files.messages import FileCode, FileError
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.sinks.files.receive.batches import Batches
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SMALL_FILE_BYTES = 64 * 1024
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
+SYNC_EVERY_BYTES = 32 * CHUNK_BYTES
+"""How much is made durable at a time. A power failure may cost twice as much; a killed process loses one chunk."""
 
 
 class Keeper(Protocol):
@@ -132,6 +138,9 @@ class IncomingFile:
         self._keeper = keeper
         self._small: bytearray | None = bytearray() if identity.size <= SMALL_FILE_BYTES else None
         self._partial: PartialFile | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._sync_at = SYNC_EVERY_BYTES
+        """How much is verified when the next sync is due."""
         self._failure: FileError | None = None
         self.ended = False
         self._turn = asyncio.Lock()
@@ -150,6 +159,7 @@ class IncomingFile:
         async with self._turn:
             partial = await self._open_partial(resume=True)
             self.offset = partial.offset
+            self._sync_at = partial.offset + SYNC_EVERY_BYTES
             self._arrived(partial.offset)
 
     async def write(self, data: bytes) -> None:
@@ -187,7 +197,11 @@ class IncomingFile:
                     self._verify_small(number, digest)
                 else:
                     expected = _digest_bytes(digest)
-                    await self._workers.run(lambda: _verify(partial, number, expected))
+                    await self._workers.run(lambda: partial.verify_chunk(number, expected))
+                    if partial.verified >= self._sync_at:
+                        await self._synced()
+                        self._sync_at = partial.verified + SYNC_EVERY_BYTES
+                        self._syncing = asyncio.create_task(self._sync(partial), name="sync of a file")
             except FileError as error:
                 self._failure = error
                 raise
@@ -202,6 +216,7 @@ class IncomingFile:
             FileError: it was not published. What was verified is kept if that is of use.
         """
         async with self._turn:
+            await self._synced()
             self._check()
             if self._small is None:
                 await self._open_partial()  # a file that is empty and large: announced large, then nothing
@@ -233,6 +248,7 @@ class IncomingFile:
         """Stop for good: nothing is kept. Does nothing once it has ended."""
         async with self._turn:
             if not self.ended:
+                await self._synced()
                 await self._drop()
 
     async def take_over(self) -> None:
@@ -255,6 +271,18 @@ class IncomingFile:
     def _open_partial_now(self, *, resume: bool) -> None:
         # Kept by the thread itself: the task that waits for it may be cancelled, and then nobody takes a result.
         self._partial = PartialFile(self._box.partials, self.identity, resume=resume)
+
+    async def _sync(self, partial: PartialFile) -> None:
+        try:
+            await self._workers.run(partial.sync)
+        except FileError as error:
+            self._failure = error
+
+    async def _synced(self) -> None:
+        """Wait for the end of the last sync; no thread uses the partial file then."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None and await until_done(syncing):
+            raise asyncio.CancelledError
 
     def _arrived(self, size: int) -> None:
         self.arrived += size
@@ -281,12 +309,13 @@ class IncomingFile:
 
     async def _end_early(self, *, worthless: bool = False) -> None:
         """End without having been published."""
+        await self._synced()
         partial = self._partial
         if partial is None or not partial.verified or worthless:
             await self._drop()
             return
         try:
-            await self._workers.run(lambda: partial.sync(always=True))
+            await self._workers.run(partial.sync)
         except FileError as error:
             self._committer.seldom.warning(str(error), "a partial file could not be synced: %s", error)
         partial.close()
@@ -311,11 +340,6 @@ class IncomingFile:
         if self._small is not None:
             self._committer.memory_bytes -= len(self._small)
             self._small = None
-
-
-def _verify(partial: PartialFile, number: int, digest: bytes) -> None:
-    partial.verify_chunk(number, digest)
-    partial.sync()
 
 
 def _digest_bytes(digest: str) -> bytes:

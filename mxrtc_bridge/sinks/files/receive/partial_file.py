@@ -8,7 +8,7 @@ When a transfer goes on, every chunk on the disk is hashed again and compared wi
 not reach the disk before a power failure counts for nothing, and neither does a torn end. Hence nothing needs to be
 written in a certain order to be *correct*; the syncs only decide how much is lost.
 
-All methods block; call them in a thread, one at a time.
+All methods block; call them in a thread, one at a time. Only :meth:`PartialFile.sync` may run beside those that write.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.system import sync_data
-
-SYNC_EVERY_BYTES = 32 * CHUNK_BYTES
-"""What a power failure may cost; a killed process loses one chunk."""
 
 _MAP_SUFFIX = ".map"
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -93,7 +90,6 @@ class PartialFile:
         self._chunk = hashlib.sha256()
         self._unverified: list[bytes] = []
         self._verified = 0
-        self._unsynced = 0
         self.descriptor = self._map = -1
         try:
             self.descriptor = _open_locked(directory, self.name)
@@ -154,20 +150,17 @@ class PartialFile:
             raise translated(error) from error
         self._verified += 1
 
-    def sync(self, *, always: bool = False) -> None:
-        """Make durable what was verified, if there is enough of it: the bytes first, then their digests.
+    def sync(self) -> None:
+        """Make durable what was verified so far: the bytes first, then their digests.
 
         Raises:
             FileError: the disk did not take it.
         """
-        if self.verified - self._unsynced < (1 if always else SYNC_EVERY_BYTES):
-            return
         try:
             sync_data(self.descriptor)
             sync_data(self._map)
         except OSError as error:
             raise translated(error) from error
-        self._unsynced = self.verified
 
     def digest(self) -> str:
         """Return the SHA-256 of all that was written, in hexadecimal."""
@@ -224,7 +217,7 @@ class PartialFile:
                 break
             self._whole = whole
             self._verified += 1
-        self.offset = self._unsynced = self.verified
+        self.offset = self.verified
         os.ftruncate(self.descriptor, self.offset)
         os.ftruncate(self._map, start + self._verified * _DIGEST_SIZE)
         return True
