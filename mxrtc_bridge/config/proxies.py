@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.login.server import is_loopback
 
 DIRECT = "none"
 """In place of an address: by no proxy, whatever else says so."""
@@ -103,7 +104,7 @@ def choose_proxy(address: str, environment: Mapping[str, str], configured: str =
         if value == DIRECT:
             return ProxyChoice(None, name)
         # Who names a proxy for us alone means this homeserver, wherever it is.
-        if index > 1 and _is_here(host):
+        if index > 1 and is_loopback(host):
             return ProxyChoice(None)
         if index > 1 and (excepted := _excepted(host, port, environment)):
             return ProxyChoice(None, excepted)
@@ -112,13 +113,6 @@ def choose_proxy(address: str, environment: Mapping[str, str], configured: str =
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
     return ProxyChoice(None)
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _excepted(host: str, port: int, environment: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from mxrtc_bridge.core.access.clock_change import Moment
 from mxrtc_bridge.system import elapsed_ns
 
 
@@ -43,6 +44,11 @@ class Clock(Protocol):
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run ``callback`` once ``monotonic()`` has reached ``when``."""
         ...
+
+
+def moment_of(clock: Clock) -> Moment:
+    """Ask both clocks for this moment."""
+    return Moment(clock.wall_ms(), clock.elapsed_ms())
 
 
 class LoopClock:

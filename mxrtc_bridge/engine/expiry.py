@@ -11,8 +11,8 @@ import logging
 import math
 from collections.abc import Callable
 
-from mxrtc_bridge.core.access.clock_change import Moment, set_by_ms
-from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.core.access.clock_change import set_by_ms
+from mxrtc_bridge.engine.clock import Clock, moment_of
 from mxrtc_bridge.engine.set_within import set_within
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ExpiryWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        before = self._now()
+        before = moment_of(self._clock)
         due_ms = math.inf
         while True:
             self._changed.clear()
@@ -61,14 +61,14 @@ class ExpiryWatch:
             except Exception:
                 log.exception("! it could not be told when the next right ends")
                 change_s = SHORTEST_S
-            begun = self._now()
+            begun = moment_of(self._clock)
             if change_s is not None:
                 # An end that was foreseen is judged, whatever is the next one now: whoever was asked meanwhile, also
                 # just here, may have noticed it and have forgotten the right. Both clocks are cut to milliseconds.
                 due_ms = min(due_ms, begun.elapsed_ms + max(0.0, change_s) * 1000 + 1)
             wait_s = min(self._look_s, max(SHORTEST_S, (due_ms - begun.elapsed_ms) / 1000))
             await set_within(self._changed, wait_s)
-            now = self._now()
+            now = moment_of(self._clock)
             if set_ms := set_by_ms(before, now):
                 log.warning("! the clock of this machine was set by %+.1f s", set_ms / 1000)
             if set_ms or now.elapsed_ms >= due_ms:
@@ -78,6 +78,3 @@ class ExpiryWatch:
                 except Exception:
                     log.exception("! not all live sessions could be judged again")
             before = now
-
-    def _now(self) -> Moment:
-        return Moment(self._clock.wall_ms(), self._clock.elapsed_ms())

@@ -204,7 +204,6 @@ class CommandDispatcher:
             commands_per_minute: See :data:`COMMANDS_PER_MINUTE`.
             own_server: our homeserver, whose users together may say more than those of another.
         """
-        self._commands_per_minute = commands_per_minute
         self._withdrawn = withdrawn
         self._sender = sender
         self._handler = handler

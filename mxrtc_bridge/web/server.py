@@ -90,7 +90,6 @@ class Server:
         look_s: float = LOOK_S,
     ) -> None:
         self._look_s = look_s
-        self._linger_s = linger_s
         self._max_connections = max_connections
         self._looking: asyncio.TimerHandle | None = None
         self._listen = listen

@@ -16,14 +16,14 @@ from mxrtc_bridge.bridge.access.configured_rooms import ConfiguredRooms
 from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.audit.events import ServiceAudit
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
+from mxrtc_bridge.core.access.clock_change import SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, Service, subjects_of
 from mxrtc_bridge.core.bot.recipes import kind_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, folded
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.call_ports import ServiceGrant
-from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.clock import Clock, moment_of
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
 
 
@@ -50,7 +50,7 @@ class Rights:
         self.given = given
         self._clock = clock
         # One for all configurations: a reload after the clock was set back must not bring back what has ended.
-        self._steady = SteadyTime(self._moment())
+        self._steady = SteadyTime(moment_of(self._clock))
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
         """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.
@@ -258,12 +258,9 @@ class Rights:
             service=service,
         )
 
-    def _moment(self) -> Moment:
-        return Moment(self._clock.wall_ms(), self._clock.elapsed_ms())
-
     def _steady_ms(self) -> int:
         """The time that ends in the configuration are compared with."""
-        return self._steady.now_ms(self._moment())
+        return self._steady.now_ms(moment_of(self._clock))
 
     def _could_be_given(self, user: UserId) -> bool:
         return not self._config.in_force.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))

@@ -25,7 +25,7 @@ from dataclasses import replace
 from mxrtc_bridge.bridge.access.grant_writer import PAUSES, GrantWriter
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.core.access.clock_change import Deadlines, Moment
+from mxrtc_bridge.core.access.clock_change import Deadlines
 from mxrtc_bridge.core.access.grants import (
     MAX_FOR_S,
     MAX_GRANTS,
@@ -45,7 +45,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import Actor, RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.text.durations import say_duration
-from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.clock import Clock, moment_of
 from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class RuntimeGrants:
     def next_end_s(self) -> float | None:
         """In how many seconds the next grant ends by itself, if nobody sets the clock; None if none does."""
         self._drop_ended()
-        left_ms = self._deadlines.next_in_ms(self._moment())
+        left_ms = self._deadlines.next_in_ms(moment_of(self._clock))
         return None if left_ms is None else left_ms / 1000
 
     @property
@@ -405,18 +405,15 @@ class RuntimeGrants:
 
     def _add(self, grant: StoredGrant) -> None:
         self._table.add(grant)
-        self._deadlines.add(grant.number, grant.until_ms, self._moment())
+        self._deadlines.add(grant.number, grant.until_ms, moment_of(self._clock))
 
     def _remove(self, number: int) -> StoredGrant | None:
         self._deadlines.discard(number)
         return self._table.remove(number)
 
-    def _moment(self) -> Moment:
-        return Moment(self._clock.wall_ms(), self._clock.elapsed_ms())
-
     def _drop_ended(self) -> None:
         # Not by the wall clock alone: one that is set back must not lengthen anything.
-        over = map(self._table.remove, self._deadlines.take_ended(self._moment()))
+        over = map(self._table.remove, self._deadlines.take_ended(moment_of(self._clock)))
         self._note_ends([EndedGrant(grant, grant.until_ms, "expired") for grant in over if grant is not None])
 
     def _take_out(self, grants: Iterable[StoredGrant], how: str, by: Actor | None = None) -> list[EndedGrant]:

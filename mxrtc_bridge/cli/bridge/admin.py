@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mxrtc_bridge.cli.bridge import completing
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
-from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
+from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge, number_in
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.text.display import display, quoted, size_words
 from mxrtc_bridge.core.text.durations import HOW_TO_WRITE, say_duration, typed_duration
@@ -38,17 +38,12 @@ def _text(name: str) -> Callable[[Row], str]:
     return lambda row: str(row.get(name, ""))
 
 
-def _number(row: Row, name: str) -> float:
-    value = row.get(name)
-    return value if isinstance(value, int | float) else 0
-
-
 def _size(name: str) -> Callable[[Row], str]:
-    return lambda row: size_words(int(_number(row, name)))
+    return lambda row: size_words(int(number_in(row, name)))
 
 
 def _time(name: str) -> Callable[[Row], str]:
-    return lambda row: datetime.fromtimestamp(_number(row, name) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return lambda row: datetime.fromtimestamp(number_in(row, name) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _items(row: Row, name: str) -> list[str]:
@@ -66,7 +61,7 @@ _WHO: Columns = {
     "peer": _text("peer"),
     "device": _text("device"),
     "path": lambda row: str(row.get("path") or "connecting"),
-    "age": lambda row: say_duration(_number(row, "age_s")),
+    "age": lambda row: say_duration(number_in(row, "age_s")),
     "streams": _text("streams"),
     "sent": _size("sent"),
     "received": _size("received"),
@@ -84,7 +79,7 @@ _REQUESTS: Columns = {
     "id": _text("number"),
     "user": _text("user"),
     "service": _service,
-    "for": lambda row: say_duration(_number(row, "for_s")),
+    "for": lambda row: say_duration(number_in(row, "for_s")),
     "asked": _time("asked_ms"),
     "because": _text("because"),
 }

@@ -18,8 +18,9 @@ from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.homeserver_file import MAX_BYTES, SYNAPSE, HomeserverFile, list_of, read_homeserver_file
 from mxrtc_bridge.config.private_files import Ownership, closing, write_private_file
 from mxrtc_bridge.config.secrets import read_file
-from mxrtc_bridge.config.values import TcpListen, parse_address
+from mxrtc_bridge.config.values import TcpListen
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.login.server import is_loopback
 
 COPY = "mxrtc.yaml"
 """Name of the homeserver's copy of the registration, beside its configuration."""
@@ -163,7 +164,7 @@ def what_to_do(found: Found, config: Config, registration: Path, *, copied: bool
     else:
         said.append(f"Add the lines above to {where}. Where the key is there already, add the last line to its list:")
         said.append("of two keys of the same name only one counts.")
-    if kind.container and isinstance(listen := config.appservice.listen, TcpListen) and _is_loopback(listen):
+    if kind.container and isinstance(listen := config.appservice.listen, TcpListen) and is_loopback(listen.host):
         said.append(
             f"In its container {listen.host} is the container itself: unless it has the network of this machine,"
         )
@@ -174,11 +175,6 @@ def what_to_do(found: Found, config: Config, registration: Path, *, copied: bool
 
 def _shown(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _is_loopback(listen: TcpListen) -> bool:
-    address = parse_address(listen.host)
-    return address is not None and address.is_loopback
 
 
 def give_copy(found: Found, text: str, user: str | None = None) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +69,12 @@ def ask_at_once(path: Path, socket: Path | None, words: tuple[str, ...], within_
     with _reached(path, socket) as (way, shown):
         status, answer = uvloop.run(ask(way, words, shown=shown, answer_s=within_s))
     return answer if status < 400 else {}
+
+
+def number_in(row: Mapping[str, object], name: str) -> float:
+    """A number of a row of an answer; 0 where it has none."""
+    value = row.get(name)
+    return value if isinstance(value, int | float) else 0
 
 
 @contextmanager

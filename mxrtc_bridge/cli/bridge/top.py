@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
-from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
+from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge, number_in
 from mxrtc_bridge.cli.shutdown import SHUTDOWN
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.text.display import display, size_words
@@ -78,26 +78,21 @@ def with_rates(before: Snapshot, now: Snapshot) -> list[dict[str, object]]:
     found = []
     for row in now.rows:
         earlier = known.get(row.get("number"), {})
-        seconds = _number(row, "age_s") - _number(earlier, "age_s")
+        seconds = number_in(row, "age_s") - number_in(earlier, "age_s")
         rates = {
-            f"{way}_per_s": max(0.0, _number(row, way) - _number(earlier, way)) / seconds if seconds > 0 else 0.0
+            f"{way}_per_s": max(0.0, number_in(row, way) - number_in(earlier, way)) / seconds if seconds > 0 else 0.0
             for way in ("sent", "received")
         }
         found.append({**row, **rates})
-    return sorted(found, key=lambda row: (-_moved(row), _number(row, "number")))
-
-
-def _number(row: Row, name: str) -> float:
-    value = row.get(name)
-    return value if isinstance(value, int | float) else 0
+    return sorted(found, key=lambda row: (-_moved(row), number_in(row, "number")))
 
 
 def _moved(row: Row) -> float:
-    return _number(row, "sent_per_s") + _number(row, "received_per_s")
+    return number_in(row, "sent_per_s") + number_in(row, "received_per_s")
 
 
 def _rate(row: Row, name: str) -> str:
-    return f"{size_words(_number(row, name))}/s"
+    return f"{size_words(number_in(row, name))}/s"
 
 
 _COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -105,12 +100,12 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "user": lambda row: str(row.get("user", "")),
     "peer": lambda row: str(row.get("peer", "")),
     "path": lambda row: str(row.get("path") or "connecting").partition(" ")[0],
-    "age": lambda row: say_duration(_number(row, "age_s")),
+    "age": lambda row: say_duration(number_in(row, "age_s")),
     "streams": lambda row: str(row.get("streams", "")),
     "sent/s": lambda row: _rate(row, "sent_per_s"),
     "received/s": lambda row: _rate(row, "received_per_s"),
-    "sent": lambda row: size_words(_number(row, "sent")),
-    "received": lambda row: size_words(_number(row, "received")),
+    "sent": lambda row: size_words(number_in(row, "sent")),
+    "received": lambda row: size_words(number_in(row, "received")),
 }
 _ALWAYS = frozenset({"session", "user", "sent/s", "received/s"})
 """A session is ended by its number or its user, so these stay whole at any width."""
@@ -156,7 +151,7 @@ def _drawn(names: Collection[str], rows: Iterable[Row], title: str, more: int) -
 
 def _sum(rows: Iterable[Row]) -> Row:
     rows = tuple(rows)
-    return {name: sum(_number(row, name) for row in rows) for name in ("sent_per_s", "received_per_s")}
+    return {name: sum(number_in(row, name) for row in rows) for name in ("sent_per_s", "received_per_s")}
 
 
 @click.command("top")
