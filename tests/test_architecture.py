@@ -143,11 +143,6 @@ def test_the_search_for_a_reason_finds_one() -> None:
     assert reason_for_length('import x\n\n"""One file: no head."""') == ""
 
 
-def test_no_two_public_classes_have_one_name() -> None:
-    """Who reads a name knows what it is without a look at where it was imported from."""
-    assert doubled_classes([ast.parse(file.read_text()) for file in sources(PACKAGE)]) == []
-
-
 def test_the_search_for_doubled_classes_finds_them() -> None:
     trees = [ast.parse(text) for text in ("class A: ...\nclass _B: ...", "class A: ...\nclass _B: ...\nclass C: ...")]
     assert doubled_classes(trees) == ["A"]
