@@ -64,7 +64,8 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "client/sharing/test_holder.py": (
         "two commands are joined, with both ends of what one lends to the other",
         [
-            "client/sharing/guest.py", "engine/borrowed_channels.py",
+            "client/sharing/guest.py", "client/sharing/reach.py", "client/sharing/served_guest.py",
+            "engine/borrowed_channels.py",
             "engine/lent_channel.py", "sinks/frame_socket.py",
         ],
     ),

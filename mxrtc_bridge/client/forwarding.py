@@ -3,12 +3,15 @@
 The listeners stay open while a lost connection is made again; what was in flight is reset, because a local program
 must never take a cut stream for a complete one. New local connections wait for the peer, for a bounded time. A service
 to which the right has ended is listened for no more, and when that was the last one the command ends.
+
+One file: which connection a local one takes, and when connections are made, moved and lost, is one decision.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 from collections.abc import Callable
@@ -38,6 +41,8 @@ from mxrtc_bridge.engine.client_channels import OpenedStream
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
+
+log = logging.getLogger(__name__)
 
 WAIT_FOR_PEER_S = 30.0
 """How long a local connection waits while the peer connection is being made again."""
@@ -125,6 +130,10 @@ class Forwarding:
         self._forwards = forwards
         self._state = state
         self._connection: Connection | None = None
+        self._begun = False
+        """Whether there was a connection."""
+        self._streams: dict[Connection, set[asyncio.Future[StreamFinished]]] = {}
+        """Those that are open, by what they go over."""
         self._available = asyncio.Event()
         self.waiting = 0
         """Local connections that wait for the peer."""
@@ -147,30 +156,22 @@ class Forwarding:
         telling = serve_status(self._state, self.status) if self._tells_status else contextlib.nullcontext()
         async with asyncio.TaskGroup() as tasks, telling:
             listeners: dict[Listener, Forward] = {}
-            failures, defects, began = 0, 0, False
+            failures, defects = 0, 0
             try:
                 if all(forward.port is not None or self._named(forward) for forward in self._forwards):
                     await self._listen(listeners, tasks)
                 while True:
                     asked_s = 0.0
                     try:
-                        async with self._caller.call(self._name.peer) as connection:
-                            failures = 0
-                            report_connected(self._report, self._short, connection)
-                            if not began:
-                                await self._begin(connection, listeners, tasks)
-                                began = True
-                            self._use(connection)
-                            await connection.links.lost.wait()
-                            self._use(None)
-                        error = connection.lost(self._short)
+                        error = await self._keep(listeners, tasks)
+                        failures = 0
                     except ClientError as failed:
-                        if not began:
+                        if not self._begun:
                             raise
                         error = failed
                     except HomeserverError as failed:
                         # Away at the same time as the bridge, as after a power cut: calling again is the remedy.
-                        if not began or not failed.retryable:
+                        if not self._begun or not failed.retryable:
                             raise
                         error, asked_s = ClientError(Exit.RETRY, str(failed)), failed.wait_s
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
@@ -182,6 +183,69 @@ class Forwarding:
                 self._use(None)
                 for listener in listeners:
                     listener.close()
+
+    async def _keep(self, listeners: dict[Listener, Forward], tasks: asyncio.TaskGroup) -> ClientError:
+        """Call, and use the connection until it is lost; returns why.
+
+        Raises:
+            ClientError: the call did not get through, or the services are not for connections.
+            HomeserverError: the homeserver refuses us, or is away.
+        """
+        async with contextlib.AsyncExitStack() as using:
+            connection = await using.enter_async_context(self._caller.call(self._name.peer))
+            report_connected(self._report, self._short, connection)
+            if not self._begun:
+                await self._begin(connection, listeners, tasks)
+                self._begun = True
+            self._use(connection)
+            while await self._is_left(connection):
+                connection = await self._move(connection, using, tasks)
+            self._use(None)
+        return connection.lost(self._short)
+
+    @staticmethod
+    async def _is_left(connection: Connection) -> bool:
+        """Wait until a connection is lost, or until whoever lends it wants to end: then true."""
+        if connection.links.lost.is_set():
+            return False  # at once, before anybody uses it
+        waited = [asyncio.ensure_future(each.wait()) for each in (connection.links.lost, connection.leaving)]
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waited:
+                each.cancel()
+        return not connection.links.lost.is_set()
+
+    async def _move(self, old: Connection, using: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup) -> Connection:
+        """Call anew while the old connection still serves, so that the command that lends it can end.
+
+        What runs over the old one goes on there, and that is left after the last of it. Returns the old one once it is
+        lost before there is another.
+        """
+        failures = 0
+        while not old.links.lost.is_set():
+            new = contextlib.AsyncExitStack()
+            try:
+                connection = await new.enter_async_context(self._caller.call(self._name.peer))
+            except (ClientError, HomeserverError) as error:
+                log.info("no connection in the place of a borrowed one yet: %s", error)
+                failures += 1
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause(failures)):
+                        await old.links.lost.wait()
+                continue
+            tasks.create_task(self._drain(old, using.pop_all()), name="old connection")
+            using.push_async_exit(new)
+            report_connected(self._report, self._short, connection)
+            self._use(connection)
+            return connection
+        return old
+
+    async def _drain(self, old: Connection, using: contextlib.AsyncExitStack) -> None:
+        """Leave a connection once nothing runs over it any more."""
+        async with using:
+            while running := [each for each in self._streams.get(old, ()) if not each.done()]:
+                await asyncio.wait(running)
 
     async def _begin(
         self, connection: Connection, listeners: dict[Listener, Forward], tasks: asyncio.TaskGroup
@@ -262,7 +326,14 @@ class Forwarding:
         if opened is None:
             return
         connection, stream = opened
-        finished, service = await stream.finished, self._service_of(forward)
+        running = self._streams.setdefault(connection, set())
+        running.add(stream.finished)
+        try:
+            finished, service = await stream.finished, self._service_of(forward)
+        finally:
+            running.discard(stream.finished)
+            if not running:
+                self._streams.pop(connection, None)
         name, failed = f"{self._short}/{service}", None
         try:
             check_finished(name, finished, connection.why_over)
@@ -277,6 +348,8 @@ class Forwarding:
                 raise failed
 
     async def _open(self, sink: SocketSink, forward: Forward) -> tuple[Connection, OpenedStream] | None:
+        if self._connection is not None and self._connection.links.lost.is_set():
+            self._use(None)
         if self._connection is None:
             if self.waiting >= self._max_waiting:
                 return None

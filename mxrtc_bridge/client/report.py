@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from mxrtc_bridge.core.crypto.sas_codes import ShortCode
+from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.display import sentence as whole_sentence
 
@@ -27,6 +29,22 @@ class Says(Protocol):
 
     def say(self, kind: str, sentence: str, **fields: object) -> None:
         """Tell one fact; see :meth:`Report.say`."""
+        ...
+
+
+class Person(Says, Protocol):
+    """Who has asked for something, and can be asked back; perhaps in front of another command."""
+
+    def data(self, kind: str, line: str, **fields: object) -> None:
+        """Give a part of what was asked for; see :meth:`Report.data`."""
+        ...
+
+    async def compare(self, user: UserId, device: str, code: ShortCode) -> bool:
+        """Show what is to be compared; returns whether the other side shows the same.
+
+        Raises:
+            ClientError: there was no answer.
+        """
         ...
 
 

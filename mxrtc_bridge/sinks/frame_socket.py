@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -71,6 +72,11 @@ class FrameSocket(asyncio.Protocol):
         """Send a frame after all others; without effect at the end."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame.encode())
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is about to end: what comes is of no interest any more."""
+        return self._closed or (self._transport is not None and self._transport.is_closing())
 
     def can_send(self) -> bool:
         """Whether payload may follow."""
@@ -150,7 +156,28 @@ def _named(folder: int, path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
 
 
-def bind(folder: int, path: Path) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A socket that has a name in the folder."""
+
+    socket: socket.socket
+    path: Path
+    file: tuple[int, int]
+    """Device and inode of the name."""
+
+    def remove(self) -> None:
+        """Remove the name, unless somebody else has it by now."""
+        with contextlib.suppress(OSError):
+            if _file_of(self.path) == self.file:
+                self.path.unlink()
+
+
+def _file_of(path: str | Path) -> tuple[int, int]:
+    status = Path(path).stat(follow_symlinks=False)
+    return status.st_dev, status.st_ino
+
+
+def bind(folder: int, path: Path) -> Bound:
     """Make the socket; one that is there is taken for one of a command that has ended.
 
     Args:
@@ -167,12 +194,13 @@ def bind(folder: int, path: Path) -> socket.socket:
         with _named(folder, path) as name:
             sock.bind(name)
             Path(name).chmod(SOCKET_MODE)
+            made = Bound(sock, path, _file_of(name))
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
         raise
-    return sock
+    return made
 
 
 async def connect(folder: int, path: Path, listener: Callable[[FrameSocket], FrameListener]) -> FrameSocket:

@@ -76,6 +76,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.links = Links()
+        self.leaving = asyncio.Event()
 
     @property
     def why_over(self) -> tuple[str, str] | None:
@@ -415,3 +416,66 @@ async def test_local_connections_that_a_session_cannot_carry_are_said_once(tmp_p
         assert bench.said.getvalue().count("carries 2 local ones at a time") == 1
         for _, writer in local:
             writer.close()
+
+
+# Where the connection is lent by a command whose own work is done
+
+
+async def test_an_idle_command_calls_anew_and_leaves_the_connection_of_a_command_that_is_done(tmp_path: Path) -> None:
+    lent, own = Connection(), Connection()
+    bench = Bench(tmp_path, lent, own)
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        lent.leaving.set()
+        await until(lent.links.lost.is_set)
+        _, writer = await bench.local()
+        await until(lambda: own.links.streams)
+        assert bench.caller.calls == 2
+        assert "connection lost" not in bench.said.getvalue()
+        writer.close()
+
+
+async def test_what_runs_over_a_lent_connection_goes_on_there_while_new_ones_take_the_own(tmp_path: Path) -> None:
+    lent, own = Connection(), Connection()
+    bench = Bench(tmp_path, lent, own)
+    async with bench.running():
+        _, first = await bench.local()
+        await until(lambda: lent.links.streams)
+        lent.leaving.set()
+        await until(lambda: bench.caller.calls == 2)
+        _, second = await bench.local()
+        await until(lambda: own.links.streams)
+        assert not lent.links.lost.is_set()
+        lent.links.streams[0][2].finished.set_result(StreamFinished(StreamOutcome.CLEAN, "", "", 0, 0))
+        await until(lent.links.lost.is_set)
+        assert not own.links.lost.is_set()
+        assert len(own.links.streams) == 1
+        first.close()
+        second.close()
+
+
+async def test_a_lent_connection_is_used_until_there_is_another_one(tmp_path: Path) -> None:
+    lent, own = Connection(), Connection()
+    bench = Bench(tmp_path, lent, AWAY, ClientError(Exit.OFFLINE, "no answer"), own)
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        lent.leaving.set()
+        _, writer = await bench.local()
+        await until(lambda: bench.caller.calls == 4)
+        assert lent.links.streams or own.links.streams
+        assert "connection lost" not in bench.said.getvalue()
+        writer.close()
+
+
+async def test_a_lent_connection_that_is_lost_before_there_is_another_one_is_made_again(tmp_path: Path) -> None:
+    lent, own = Connection(), Connection()
+    bench = Bench(tmp_path, lent, AWAY)
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        bench.caller.answers.append(own)
+        lent.leaving.set()
+        lent.links.end()
+        _, writer = await bench.local()
+        await until(lambda: own.links.streams)
+        assert "connection lost" in bench.said.getvalue()
+        writer.close()

@@ -1,89 +1,66 @@
-"""What ``mxrtc verify`` says is remembered is what is remembered."""
+"""The person in front of ``mxrtc verify`` sees what is to be compared, and answers with a word."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import dataclass
+import io
+import os
+from collections.abc import Iterator
 
 import pytest
 
-from mxrtc_bridge.client import verify
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.verify import Happenings, next_happening, remember
-from mxrtc_bridge.core.crypto.sas_values import VerifiedKeys
-from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.client.verify import Terminal
+from mxrtc_bridge.core.crypto.sas_codes import ShortCode
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from tests.core.crypto.sas_ends import ALICE, BUILD, MASTERS, PEER
-from tests.honesty import Honesty
-from tests.matrix.crypto.key_homeserver import KeyHomeserver
-from tests.matrix.crypto.memory import MemoryStore
 
-COMPARED = MASTERS[PEER]
+CODE = ShortCode((0, 1, 2, 3, 4, 5, 63), (1000, 5000, 9191))
+PEER = UserId("@rtc_build:example.org")
 
 
-@dataclass
-class Device:
-    """As much of a device as remembering needs."""
-
-    lists: DeviceLists
-    user: UserId = ALICE
-
-
-def lists(store: MemoryStore, honesty: Honesty = Honesty.TRUE) -> DeviceLists:
-    """With a homeserver that shows no identity, or another one where it is stale."""
-    server = KeyHomeserver()
-    if honesty is Honesty.STALE:
-        server.make_identity(PEER, "another")
-        server.log_in(PEER, "DEVICE")
-    server.honesty = honesty
-    return DeviceLists(server, store, wall_ms=lambda: 1)  # type: ignore[arg-type]
+@pytest.fixture
+def typed() -> Iterator[int]:
+    """The end of standard input at which a person sits."""
+    before = os.dup(0)
+    reading, writing = os.pipe()
+    os.dup2(reading, 0)
+    os.close(reading)
+    yield writing
+    os.dup2(before, 0)
+    os.close(before)
+    os.close(writing)
 
 
-async def noted(device: Device) -> None:
-    vouched = VerifiedKeys(BUILD, COMPARED)
-    await remember(device, Report(as_json=True), PEER, vouched, own=False)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("honesty", Honesty)
-async def test_what_was_compared_is_remembered_whatever_the_homeserver_shows_then(
-    honesty: Honesty, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("words", "same"), [("yes\n", True), ("Y\n", True), ("no\n", False), ("maybe\nyes\n", True)])
+async def test_a_word_says_whether_both_sides_show_the_same(
+    typed: int, words: str, same: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = MemoryStore()
-    await noted(Device(lists(store, honesty)))
-    said = json.loads(capsys.readouterr().out)
-    record = await store.user(PEER)
-    assert record is not None
-    assert (record.pinned_master, record.verified_master) == (COMPARED, COMPARED)
-    assert (said["kind"], said["identity"]) == ("verified", COMPARED)
+    terminal = Terminal(Report())
+    asking = asyncio.create_task(terminal.compare(PEER, "BUILD", CODE))
+    for line in words.splitlines(keepends=True):
+        os.write(typed, line.encode())
+        await asyncio.sleep(0.05)
+    assert await asyncio.wait_for(asking, 10) is same
+    shown = capsys.readouterr().err
+    assert "Dog" in shown
+    assert f"{PEER}, device BUILD" in shown
+    assert ('Write "yes" or "no"' in shown) is words.startswith("maybe")
 
 
-async def test_nothing_is_said_to_be_known_that_could_not_be_stored(capsys: pytest.CaptureFixture[str]) -> None:
-    store = MemoryStore()
-    store.honesty = Honesty.WRONG
-    with pytest.raises(StorageError, match="disk is full"):
-        await noted(Device(lists(store)))
-    assert capsys.readouterr().out == ""
+async def test_an_empty_line_is_no_answer(typed: int) -> None:
+    os.write(typed, b"\n")
+    with pytest.raises(ClientError, match="there was no answer") as refused:
+        await asyncio.wait_for(Terminal(Report()).compare(PEER, "BUILD", CODE), 10)
+    assert refused.value.code is Exit.USAGE
 
 
-class Open:
-    """One verification that ends at a time of the clock that goes on while the machine sleeps."""
-
-    def __init__(self, happened: Happenings) -> None:
-        self.open = (self,)
-        self.machine = self
-        self._happened = happened
-
-    def next_deadline(self) -> float:
-        return 10_000.0
-
-    async def tick(self) -> None:
-        self._happened.put_nowait("ended")
-
-
-async def test_time_that_the_machine_slept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "elapsed_s", lambda: 10_000.0)
-    happened: Happenings = asyncio.Queue()
-    async with asyncio.timeout(5):
-        assert await next_happening(Open(happened), happened) == "ended"  # type: ignore[arg-type]
+async def test_a_newer_question_takes_the_answer_that_an_older_one_waits_for(typed: int) -> None:
+    terminal = Terminal(Report(as_json=True, objects=io.StringIO()))
+    older = asyncio.create_task(terminal.compare(PEER, "BUILD", CODE))
+    await asyncio.sleep(0.05)
+    older.cancel()
+    newer = asyncio.create_task(terminal.compare(PEER, "OTHER", CODE))
+    await asyncio.sleep(0.05)
+    os.write(typed, b"yes\n")
+    assert await asyncio.wait_for(newer, 10) is True

@@ -110,7 +110,7 @@ async def test_commands_that_begin_at_once_make_one_call(world: World) -> None:
 
 
 async def test_a_guest_outlives_the_command_whose_connection_it_uses(world: World) -> None:
-    """That one is done, says so, and ends with its guest."""
+    """That one is done, says so, and ends once its guest has a connection of its own."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(
             world.mxrtc("alice", "--json", "ping", "build", "-c", "60", "-i", "0.25")
@@ -120,12 +120,14 @@ async def test_a_guest_outlives_the_command_whose_connection_it_uses(world: Worl
         await first.wait_for_line('"kind": "lending"', 30)
         data = payload(MIB)
         assert await pump(port, data) == data
-        assert first.returncode is None
-        # Another one holds the account meanwhile, and lends as well.
+        assert await first.wait(60) == 0, first.tail()
+        assert guest.returncode is None
+        assert await pump(port, data) == data
+        # The guest holds the account now, and lends as well.
+        before = sessions(world)
         code, _, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
         assert code == 0, err
-        await guest.terminate()
-        assert await first.wait(15) == 0, first.tail()
+        assert sessions(world) == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGINT])
@@ -217,6 +219,57 @@ async def test_a_holder_that_hangs_holds_up_nobody(world: World) -> None:
         finally:
             holder.send_signal(signal.SIGCONT)
         assert (code, out.decode().strip()) == (0, hashlib.sha256(b"hello").hexdigest()), err
+
+
+async def test_when_a_holder_hangs_in_the_middle_a_guest_is_told_and_calls_by_itself(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        holder, _ = await connect(world, stack)
+        guest, port = await connect(world, stack)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        holder.send_signal(signal.SIGSTOP)
+        try:
+            await guest.wait_for_line("gives no sign of life; it may be stopped, or hang", 30)
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(30):
+                    await reader.read()
+            writer.close()
+            data = payload(MIB)
+            async with asyncio.timeout(60):
+                assert await pump(port, data) == data
+        finally:
+            holder.send_signal(signal.SIGCONT)
+
+
+async def test_a_verification_that_waits_for_a_person_holds_up_no_other_command(world: World) -> None:
+    """It has the device all the time, and holds the account: others call through it."""
+    async with AsyncExitStack() as stack:
+        verifying = await stack.enter_async_context(world.mxrtc("alice", "verify", "build"))
+        await verifying.wait_for_line("was asked", 60)
+        before = sessions(world)
+        code, out, err = await world.run_mxrtc("alice", "nc", "build/digest", stdin=b"hello")
+        assert (code, out.decode().strip()) == (0, hashlib.sha256(b"hello").hexdigest()), err
+        assert sessions(world) == before + 1
+        code, out, err = await world.run_mxrtc("alice", "devices", "build")
+        assert code == 0, err
+        assert "\t" in out.decode()
+        assert verifying.returncode is None
+
+
+async def test_what_asks_the_device_goes_through_the_command_that_has_it(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        await connect(world, stack)
+        code, out, err = await world.run_mxrtc("alice", "devices")
+        assert code == 0, err
+        assert "this one" in out.decode()
+        code, _, err = await world.run_mxrtc("alice", "trust", "build")
+        assert code == 0, err
+        assert "is known by the identity" in err
+        verifying = await stack.enter_async_context(world.mxrtc("alice", "verify", "build"))
+        await verifying.wait_for_line("was asked", 60)
+        code, _, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+        assert code == 0, err
 
 
 async def test_a_command_that_wants_its_own_call_makes_one(world: World) -> None:

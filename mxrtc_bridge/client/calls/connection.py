@@ -21,7 +21,7 @@ from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.errors import Lack, RefusalCode, TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.sharing.messages import HOLDER_ENDED
+from mxrtc_bridge.core.sharing.messages import HOLDER_ENDED, HOLDER_SILENT
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
@@ -75,6 +75,8 @@ class Connection:
         """Our clock and the peer's, in milliseconds since 1970, when it last said something by its device."""
         self.why_by_room = ""
         """Why it did not go by a device, if nobody wanted that."""
+        self.leaving = asyncio.Event()
+        """Set once whoever lends the connection is done with its own work, and lives on for it alone."""
         self._no_servers = no_servers
         """Says why no list of TURN servers was had; nothing where there was one."""
         self._session = session
@@ -226,6 +228,8 @@ def _explained(  # noqa: C901, PLR0911, PLR0912 - one row each
             return Exit.OFFLINE, "no answer; the bridge may not be running"
         case call.CallOutcome.FAILED, HOLDER_ENDED.reason:
             return Exit.RETRY, "the mxrtc command whose connection this was has ended"
+        case call.CallOutcome.FAILED, HOLDER_SILENT.reason:
+            return Exit.RETRY, "the mxrtc command whose connection this was gives no sign of life; it may be stopped"
         case call.CallOutcome.FAILED, reason if reason in set(Lack):
             return Exit.RETRY, f"this machine lacks what a call needs: {failure}"
         case call.CallOutcome.FAILED, reason if reason in _OF_DESCRIPTIONS:

@@ -1,15 +1,14 @@
-"""The device of this account, which the calls of this process have in common while they are placed.
+"""The device of this account, which all who need it in this process have in common: calls that are placed, and others.
 
-It is opened by the first call that needs it and put away after the last one, so that what comes for the device is asked
-for only as long as somebody waits for an answer. No call waits for another one: each hears everything, and takes what
-is its own.
+It is opened by the first who needs it and put away after the last one, and what comes for the device is asked for only
+as long as somebody waits for an answer. Nobody waits for another one: each hears everything, and takes what is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.client.calls.device import (
@@ -23,7 +22,8 @@ from mxrtc_bridge.client.calls.device import (
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.transport import Transport
-from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice, Handler
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
@@ -32,23 +32,48 @@ def _nobody(_what: str) -> None:
     """Whom nobody asked to be told."""
 
 
-@dataclass(slots=True)
-class _Opened:
+@dataclass(slots=True, eq=False)
+class OpenDevice:
     """The device while it is open."""
 
     device: CryptoDevice
+    server: KeyServer
     transport: Transport
-    """That of the call that has opened it."""
+    """That of whoever has opened it."""
     stack: contextlib.AsyncExitStack
     heard: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once what comes for the device is heard."""
     calls: set[DeviceCalls] = field(default_factory=set)
+    handlers: list[Handler] = field(default_factory=list)
     users: int = 0
     transport_left: bool = False
-    """Whether the call that has opened it is over, and has left its transport behind."""
+    """Whether whoever has opened it is done, and has left its transport behind."""
+    _syncing: asyncio.Task[None] | None = None
+
+    async def listen(self) -> asyncio.Task[None]:
+        """Ask for what comes for the device, if nobody has had that done; the task ends by an error alone.
+
+        Whoever only asks something must not take messages that another one waits for, such as a verification.
+        """
+        if self._syncing is None:
+            sync = DeviceSync(self.server, self.device, self.handle, heard=self.heard)
+            self._syncing = await self.stack.enter_async_context(running(sync.run(), "device"))
+        return self._syncing
+
+    @contextlib.contextmanager
+    def handled_by(self, handler: Handler) -> Iterator[None]:
+        """Inside of the context ``handler`` is given what comes for the device too."""
+        self.handlers.append(handler)
+        try:
+            yield
+        finally:
+            self.handlers.remove(handler)
 
     async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         for calls in tuple(self.calls):
             await calls.handle(device, event)
+        for handler in tuple(self.handlers):
+            await handler(device, event)
 
     def session_begun(self, device: DeviceIdentity, by_us: bool) -> None:
         for calls in tuple(self.calls):
@@ -68,7 +93,7 @@ class SharedDevice:
         self._login = login
         self._changing = asyncio.Lock()
         """Held while it is opened or put away."""
-        self._opened: _Opened | None = None
+        self._opened: OpenDevice | None = None
 
     @contextlib.asynccontextmanager
     async def calls(
@@ -87,29 +112,43 @@ class SharedDevice:
             ClientError: the peer's identity is another than before.
             HomeserverError: the homeserver refuses us, or is away.
         """
-        opened = await self._take(transport, waits)
-        calls = None
-        try:
+        async with self.opened(transport, waits=waits) as opened:
+            await opened.listen()
             found = await appearing_device(opened.device, peer, waits if appears else None)
             calls = DeviceCalls(opened.device, found, opened.heard)
             opened.calls.add(calls)
-            yield calls
-        finally:
             try:
-                if calls is not None:
-                    await calls.close()
-                    opened.calls.discard(calls)
+                yield calls
             finally:
-                await self._give_back(opened)
+                await calls.close()
+                opened.calls.discard(calls)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, transport: Transport, *, waits: Waits = _nobody) -> AsyncIterator[OpenDevice]:
+        """Have the device open.
+
+        Args:
+            transport: the homeserver, as this user; to be closed by :meth:`done_with`.
+            waits: told what is waited for.
+
+        Raises:
+            NoDeviceError: that is not possible now.
+            HomeserverError: the homeserver refuses us, or is away.
+        """
+        opened = await self._take(transport, waits)
+        try:
+            yield opened
+        finally:
+            await self._give_back(opened)
 
     async def done_with(self, transport: Transport) -> None:
-        """Close the transport of a call that is over, once no other call asks for messages by it."""
+        """Close the transport of somebody who is done, once nobody else asks for messages by it."""
         if self._opened is not None and self._opened.transport is transport:
             self._opened.transport_left = True
         else:
             await transport.close()
 
-    async def _take(self, transport: Transport, waits: Waits) -> _Opened:
+    async def _take(self, transport: Transport, waits: Waits) -> OpenDevice:
         if self._changing.locked():
             waits(OTHER_COMMAND)
         async with self._changing:
@@ -120,19 +159,17 @@ class SharedDevice:
             opened.users += 1
             return opened
 
-    async def _open(self, transport: Transport, waits: Waits) -> _Opened:
+    async def _open(self, transport: Transport, waits: Waits) -> OpenDevice:
         async with contextlib.AsyncExitStack() as stack:
             device, server = await stack.enter_async_context(
                 own_device(self._state, self._login, transport=transport, waits=waits)
             )
-            opened = _Opened(device, transport, stack)
+            opened = OpenDevice(device, server, transport, stack)
             device.session_begun = opened.session_begun
-            sync = DeviceSync(server, device, opened.handle, heard=opened.heard)
-            await stack.enter_async_context(running(sync.run(), "device"))
             opened.stack = stack.pop_all()
             return opened
 
-    async def _give_back(self, opened: _Opened) -> None:
+    async def _give_back(self, opened: OpenDevice) -> None:
         opened.users -= 1
         async with self._changing:
             if opened.users == 0 and self._opened is opened:

@@ -2,7 +2,7 @@
 
 The account is held by whoever has the lock on a file of the state folder: the first command that calls, until it ends.
 All others use its sessions, and take its place when it is gone. Where that one does not answer, or cannot be asked, a
-command calls by itself: none waits for another one.
+command calls by itself: none waits for another one. What is asked of the device of the account goes the same way.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from mxrtc_bridge.client.calls.connection import Connection
 from mxrtc_bridge.client.calls.shared_device import SharedDevice
 from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.options import CallOptions, Context
-from mxrtc_bridge.client.report import Says
-from mxrtc_bridge.client.sharing.guest import HolderLink, OtherVersionError, UnreachableError, reach
+from mxrtc_bridge.client.report import Person, Says
+from mxrtc_bridge.client.sharing.device_work import DeviceWork
+from mxrtc_bridge.client.sharing.guest import HolderGoneError, HolderLink
 from mxrtc_bridge.client.sharing.holder import Holder
 from mxrtc_bridge.client.sharing.pool import Place, SessionPool
+from mxrtc_bridge.client.sharing.reach import StrangerError, UnreachableError, reach
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.config.private_files import open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.sharing.messages import DeviceRequest
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.sinks.frame_socket import SHARES
 
@@ -38,6 +41,8 @@ LOCK_NAME, SOCKET_NAME = "account.lock", "account.sock"
 UNREACHABLE_S = 3.0
 """How long the command that holds the account may be unreachable before we call by ourselves."""
 AGAIN_S = 0.05
+TRIES = 3
+"""How many commands that are gone before they have answered one command goes through, until it calls by itself."""
 OTHER_COMMAND = "the mxrtc command that holds the account"
 """What is waited for, as the user reads it."""
 
@@ -59,7 +64,10 @@ class Calls:
         self._context = context
         self._unreachable_s = unreachable_s
         self._device = SharedDevice(context.state, login)
+        self._work = DeviceWork(self._device, context.state, login)
         self._pool = SessionPool(place or self._place)
+        self._taking = asyncio.Lock()
+        """Held by whoever finds out who holds the account, as it may be another task of ours."""
         self._holder: Holder | None = None
         self._lock: int | None = None
         self._alone = not (context.call.share and SHARES)
@@ -81,6 +89,7 @@ class Calls:
         try:
             # The next one may hold the account: those who use our sessions go on with them.
             self._let_go()
+            await self._pool.stop_lingering()
             if self._holder is not None and self._holder.guests and self._may_stay(error):
                 self._tell_that_we_go_on(self._holder.guests, error)
                 await self._holder.wait_until_empty()
@@ -98,10 +107,32 @@ class Calls:
             HomeserverError: the homeserver refuses us, or is away.
         """
         options, report = self._context.call, self._context.report
-        link = await self._link(peer)
-        use = self._pool.connection(peer, options, report) if link is None else link.call(peer, options, report)
-        async with use as connection:
+        async with contextlib.AsyncExitStack() as using:
+            connection = None
+            async for link in self._links(self.login.name_of(peer)):
+                with contextlib.suppress(HolderGoneError):
+                    connection = await using.enter_async_context(link.call(peer, options, report))
+                    break
+            if connection is None:
+                connection = await using.enter_async_context(self._pool.connection(peer, options, report))
             yield connection
+
+    async def ask_device(self, asked: DeviceRequest, person: Person) -> None:
+        """Have something done by the device of the account, whoever has it.
+
+        Args:
+            asked: what.
+            person: who has asked.
+
+        Raises:
+            ClientError: it was not possible; says why.
+            HomeserverError: the homeserver refuses us, or is away.
+        """
+        async for link in self._links():
+            with contextlib.suppress(HolderGoneError):
+                await link.ask_device(asked, person)
+                return
+        await self._work.do(asked, person)
 
     @contextlib.asynccontextmanager
     async def _place(self, peer: UserId, options: CallOptions, says: Says) -> AsyncIterator[Connection]:
@@ -109,24 +140,33 @@ class Calls:
         async with Caller(context, self.login, self._device, says) as caller, caller.call(peer) as connection:
             yield connection
 
-    async def _link(self, peer: UserId) -> HolderLink | None:
+    async def _links(self, name: str = "") -> AsyncIterator[HolderLink]:
+        """Yield ways to the command that holds the account, until that is us, or we do it by ourselves."""
+        for _ in range(TRIES):
+            async with self._taking:
+                link = await self._link(name)
+            if link is None:
+                return
+            yield link
+
+    async def _link(self, name: str) -> HolderLink | None:
         """The way to the command that holds the account; None where that is us, or where we call by ourselves."""
         if self._alone or self._holder is not None:
             return None
         now = asyncio.get_running_loop().time
         deadline = now() + self._unreachable_s
         waiting = Waiting(self._context.report, self._context.call.timeout_s)
-        async with waiting.told(lambda: OTHER_COMMAND, self.login.name_of(peer)):
+        async with waiting.told(lambda: OTHER_COMMAND, name):
             while now() < deadline:
                 try:
                     with self._context.state.opened() as folder:
                         if await self._hold(folder):
                             return None
-                        return await reach(folder, self._context.state.path / SOCKET_NAME)
+                        return await reach(folder, self._context.state.path / SOCKET_NAME, self.login)
                 except UnreachableError as error:
                     log.debug("the command that holds the account cannot be reached: %s", error)
-                except OtherVersionError as error:
-                    log.info("we call by ourselves, as another version holds the account: %s", error)
+                except StrangerError as error:
+                    self._context.report.say("own_call", f"{error}; this command calls by itself", reason=str(error))
                     return None
                 except (LocalError, ClientError, OSError) as error:
                     log.info("we call by ourselves: %s", error)
@@ -148,7 +188,7 @@ class Calls:
             if not take_lock(lock):
                 os.close(lock)
                 return False
-            holder = Holder(self._pool, self._context.call)
+            holder = Holder(self._pool, self._work.do, self._context.call, self.login)
             await holder.open(folder, path / SOCKET_NAME)
         except BaseException:
             with contextlib.suppress(OSError):

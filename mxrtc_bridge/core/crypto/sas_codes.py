@@ -16,6 +16,9 @@ _TABLE = (
 )
 EMOJI = tuple((symbol, name) for symbol, name in (each.split(" ", 1) for each in _TABLE.split("|")))
 """The 64 emoji of the specification with their English names, without the selectors of a variant."""
+SYMBOLS, DECIMALS = 7, 3
+"""How many emoji and numbers are compared."""
+MIN_DECIMAL, MAX_DECIMAL = 1000, 9191
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,20 @@
-"""What two commands of one account say to each other about a call: text to frozen values, and back.
+"""What two commands of one account say to each other about calls and their device: text to frozen values, and back.
 
-The one that holds the account is asked for a call by another one, its guest. Each message is a JSON object of at most
-4 KiB in a frame of channel 0. Both sides must have the same :data:`VERSION`; where they have not, the guest calls by
-itself.
+The one that holds the account is asked by another one, its guest, for a call or for something that its device does.
+Each message is a JSON object of at most 4 KiB in a frame of channel 0. Both sides must have the same :data:`VERSION`;
+where they have not, the guest calls by itself.
+
+One file: a table of messages for each side, and the fields that they are made of.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Any
 
 from mxrtc_bridge.core.call.values import CallEnded, CallOutcome
+from mxrtc_bridge.core.crypto.sas_codes import DECIMALS, EMOJI, MAX_DECIMAL, MIN_DECIMAL, SYMBOLS, ShortCode
 from mxrtc_bridge.core.errors import EventError, WireError
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_service_name, parse_user_id
@@ -20,7 +24,7 @@ from mxrtc_bridge.core.stream.json_message import Field, Fields, count, refuse, 
 from mxrtc_bridge.core.stream.messages import PROTOCOL_TCP, ServiceKind, ServiceState
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
 
-VERSION = 1
+VERSION = 2
 MAX_INTERFACES = 32
 MAX_INTERFACE_CHARS = 64
 MAX_WORD_CHARS = 64
@@ -70,7 +74,36 @@ class PingRequest:
     number: int
 
 
-GuestMessage = CallRequest | OpenChannel | ListRequest | PingRequest
+class DeviceTask(Enum):
+    """What the device of the account is asked for, beside calls."""
+
+    LIST = "list"
+    """The devices of a user, and how far each is trusted."""
+    ACCEPT = "accept"
+    """Accept the identity that a user shows now."""
+    VERIFY = "verify"
+    """Compare with a user, or with another session of our own."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """``device``: do something with the device of the account."""
+
+    task: DeviceTask
+    user: UserId
+    key: str | None
+    """The only identity that may be accepted, if there is one."""
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompareReply:
+    """``compared``: our person has looked at both sides."""
+
+    same: bool
+
+
+GuestMessage = CallRequest | OpenChannel | ListRequest | PingRequest | DeviceRequest | CompareReply
 
 
 # From the one that holds the account
@@ -82,6 +115,21 @@ class HolderHello:
 
     version: int
     pid: int
+    user: str
+    """Whose sessions they are."""
+    device: str
+    has_room: bool
+    """Whether it takes one more guest; otherwise it closes the socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """``beat``: a sign of life, where there is nothing else to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """``going``: its own work is done; it gives the account back, and lives on for its guests alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +237,50 @@ class SessionEnded:
     clocks: Clocks | None
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceLine:
+    """``given``: a line of what was asked of the device."""
+
+    kind: str
+    line: str
+    facts: dict[str, Fact]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """``compare``: show this to our person, who answers with ``compared``."""
+
+    user: UserId
+    device: str
+    code: ShortCode
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDone:
+    """``done``: the device has done what it was asked for."""
+
+
 HOLDER_ENDED = CallEnded(CallOutcome.FAILED, "holder_ended")
 """How a session ends for a guest when the command that has it ends."""
+HOLDER_SILENT = CallEnded(CallOutcome.FAILED, "holder_silent")
+"""How it ends when that command gives no sign of life any more."""
 
-HolderMessage = HolderHello | Said | SessionUp | Failed | ListEntry | ListDone | PingReply | Unanswered | SessionEnded
+HolderMessage = (
+    HolderHello
+    | Beat
+    | Going
+    | Said
+    | SessionUp
+    | Failed
+    | ListEntry
+    | ListDone
+    | PingReply
+    | Unanswered
+    | SessionEnded
+    | DeviceLine
+    | CompareRequest
+    | DeviceDone
+)
 
 
 # Fields
@@ -224,6 +312,11 @@ def _maybe(field: Field, key: str) -> Field:
         lambda values: None if values.get(key) is None else field.read(values),
         lambda value: {key: None} if value is None else field.write(value),
     )
+
+
+def _or(field: Field, key: str, default: Any) -> Field:
+    """A field that may be missing: a default."""
+    return Field(lambda values: field.read(values) if key in values else default, field.write)
 
 
 def _word(key: str, limit: int = MAX_WORD_CHARS) -> Field:
@@ -302,6 +395,16 @@ def _facts(key: str) -> Field:
     return Field(read, write)
 
 
+def _numbers(key: str, length: int, low: int, high: int) -> Field:
+    def read(values: Fields) -> tuple[int, ...]:
+        items = json_message.read_items(values, key, length)
+        if len(items) != length or not all(type(each) is int and low <= each <= high for each in items):
+            refuse(key, items, f"a list of {length} whole numbers from {low} to {high}")
+        return tuple(each for each in items if isinstance(each, int))
+
+    return Field(read, lambda value: {key: list(value)})
+
+
 _CHANNEL = count("channel", low=1, high=MAX_CHANNEL)
 _NUMBER = count("number")
 _PACKET = _maybe(count("packet_bytes"), "packet_bytes")
@@ -313,6 +416,12 @@ _ENDED = _nested(
 )
 _BYE = _maybe(_nested("bye", Goodbye, _word("code"), json_message.text("message")), "bye")
 _CLOCKS = _maybe(_nested("clocks", Clocks, count("here"), count("there")), "clocks")
+_CODE = _nested(
+    "code",
+    ShortCode,
+    _numbers("emoji", SYMBOLS, 0, len(EMOJI) - 1),
+    _numbers("decimals", DECIMALS, MIN_DECIMAL, MAX_DECIMAL),
+)
 _PROTOCOLS = frozenset({PROTOCOL_TCP, PROTOCOL_FILE})
 
 GUEST = json_message.MessageFormat[GuestMessage](
@@ -325,13 +434,25 @@ GUEST = json_message.MessageFormat[GuestMessage](
         "open": (OpenChannel, _CHANNEL, _parsed("service", parse_service_name), _one_of("protocol", _PROTOCOLS)),
         "list": (ListRequest, _NUMBER, _flag("states")),
         "ping": (PingRequest, _NUMBER),
+        "device": (
+            *(DeviceRequest, _member("task", DeviceTask), _parsed("user", parse_user_id)),
+            *(_maybe(_word("key", 255), "key"), _number("timeout_s", 3600)),
+        ),
+        "compared": (CompareReply, _flag("same")),
     },
 )
 
 HOLDER = json_message.MessageFormat[HolderMessage](
     "the one that holds the account",
     {
-        "hello": (HolderHello, count("version"), count("pid")),
+        "hello": (
+            *(HolderHello, count("version"), count("pid")),
+            # Not there in that of an earlier version, which is to be recognised as such.
+            *(_or(_word("user", 255), "user", ""), _or(_word("device", 255), "device", "")),
+            _or(_flag("has_room"), "has_room", True),
+        ),
+        "beat": (Beat,),
+        "going": (Going,),
         "said": (Said, _word("kind"), json_message.text("sentence"), _facts("facts")),
         "connected": (SessionUp, _PATH, _PACKET, _DEVICE, json_message.text("by_room_because")),
         "failed": (
@@ -347,5 +468,8 @@ HOLDER = json_message.MessageFormat[HolderMessage](
         "pong": (PingReply, _NUMBER, _number("seconds", 1e6), _PACKET),
         "unanswered": (Unanswered, _NUMBER, _MESSAGE),
         "ended": (SessionEnded, _ENDED, json_message.text("failure"), _BYE, _CLOCKS),
+        "given": (DeviceLine, _word("kind"), json_message.text("line"), _facts("facts")),
+        "compare": (CompareRequest, _parsed("user", parse_user_id), _word("device", 255), _CODE),
+        "done": (DeviceDone,),
     },
 )

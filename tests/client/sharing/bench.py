@@ -10,19 +10,25 @@ from typing import Any
 
 from mxrtc_bridge.client.calls.connection import Connection
 from mxrtc_bridge.client.options import CallOptions
-from mxrtc_bridge.client.report import Says
-from mxrtc_bridge.client.sharing.guest import HolderLink, reach
+from mxrtc_bridge.client.report import Person, Says
+from mxrtc_bridge.client.sharing.guest import HolderLink
+from mxrtc_bridge.client.sharing.heartbeat import BEAT_S
 from mxrtc_bridge.client.sharing.holder import Holder
-from mxrtc_bridge.client.sharing.pool import SessionPool
+from mxrtc_bridge.client.sharing.pool import LINGER_S, SessionPool
+from mxrtc_bridge.client.sharing.reach import reach
+from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.config.private_files import open_private_directory
 from mxrtc_bridge.core.call.values import CallEnded
 from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.crypto.sas_codes import ShortCode
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.sharing import messages
 from mxrtc_bridge.core.webrtc import ice
 from mxrtc_bridge.core.webrtc.gathering_report import GatheringReport
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from tests.engine.test_session_channels import PEER, Session
 
+LOGIN = Login("http://127.0.0.1:1", UserId("@alice:example.org"), "LAPTOP", "secret-token")
 DEVICE = DeviceIdentity(PEER, DeviceId("BUILD"), "signs", "exchanges", Trust.CROSS_SIGNED)
 
 
@@ -32,8 +38,22 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[tuple[str, str, dict[str, object]]] = []
 
+        self.given: list[tuple[str, str, dict[str, object]]] = []
+        self.shown: list[tuple[UserId, str, ShortCode]] = []
+        self.answers: asyncio.Queue[bool | Exception] = asyncio.Queue()
+
     def say(self, kind: str, sentence: str, **fields: object) -> None:
         self.said.append((kind, sentence, fields))
+
+    def data(self, kind: str, line: str, **fields: object) -> None:
+        self.given.append((kind, line, fields))
+
+    async def compare(self, user: UserId, device: str, code: ShortCode) -> bool:
+        self.shown.append((user, device, code))
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 class PlacedCall:
@@ -103,14 +123,43 @@ class Network:
             await answer.session.settle()
 
 
-class Bench:
-    """A holder, and the way to it."""
+class Device:
+    """Does what is asked of the device of the account, as prepared."""
 
-    def __init__(self, folder: Path, network: Network, **limits: Any) -> None:
+    def __init__(self) -> None:
+        self.asked: list[messages.DeviceRequest] = []
+        self.lines: list[str] = []
+        self.code: ShortCode | None = None
+        self.same: bool | None = None
+        self.failure: Exception | None = None
+        self.ended = 0
+
+    async def do(self, asked: messages.DeviceRequest, person: Person) -> None:
+        self.asked.append(asked)
+        try:
+            for each in self.lines:
+                person.data("device", each, user=asked.user, own=True)
+            if self.code is not None:
+                self.same = await person.compare(asked.user, "PHONE", self.code)
+                person.say("verified", "verified", signed=True)
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self.ended += 1
+
+
+class Bench:
+    """A holder, and the way to it; guests expect a sign of life every ``expects_s``."""
+
+    def __init__(
+        self, folder: Path, network: Network, *, linger_s: float = LINGER_S, expects_s: float = BEAT_S, **limits: Any
+    ) -> None:
         self.path = folder / "state" / "account.sock"
         self.network = network
-        self.pool = SessionPool(network.place)
-        self.holder = Holder(self.pool, CallOptions(), **limits)
+        self.pool = SessionPool(network.place, linger_s=linger_s)
+        self.device = Device()
+        self.holder = Holder(self.pool, self.device.do, CallOptions(), LOGIN, **limits)
+        self.expects_s = expects_s
         self._folder = open_private_directory(None, folder / "state", str(folder))
         self._closing = contextlib.AsyncExitStack()
 
@@ -124,7 +173,7 @@ class Bench:
         await self.pool.close()
 
     async def reach(self) -> HolderLink:
-        return await reach(self._folder, self.path)
+        return await reach(self._folder, self.path, LOGIN, beat_s=self.expects_s)
 
     async def connection(self, options: CallOptions = CallOptions(), says: Says | None = None) -> Connection:  # noqa: B008
         """A guest's connection, which ends with the bench."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import io
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,15 +17,12 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import CallOptions, Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.sharing.calls import LOCK_NAME, SOCKET_NAME, Calls
-from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.sharing import messages
+from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.sharing.frames import Frame, FrameKind
-from tests.client.sharing.bench import PEER, Network, Placed
+from tests.client.sharing.bench import LOGIN, PEER, Network, Placed
 from tests.fakes import FakeSink
 from tests.waiting import until
-
-LOGIN = Login("http://127.0.0.1:1", UserId("@alice:example.org"), "LAPTOP", "secret-token")
 
 WAITED = "waiting for the peer to answer\n"
 
@@ -168,7 +166,7 @@ async def test_who_gets_no_answer_calls_by_itself(tmp_path: Path, socket: str) -
 
     async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if socket == "another version":
-            hello = messages.HOLDER.encode(messages.HolderHello(messages.VERSION + 1, 4711)).encode()
+            hello = json.dumps({"t": "hello", "version": 1, "pid": 4711}).encode()
             writer.write(Frame(FrameKind.TEXT, 0, hello).encode())
         with contextlib.suppress(OSError):
             await _reader.read()

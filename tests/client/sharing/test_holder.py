@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from mxrtc_bridge.client.calls.connection import check_finished
+from mxrtc_bridge.client.calls.connection import Connection, check_finished
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import CallOptions, SignalBy
-from mxrtc_bridge.client.sharing.guest import UnreachableError
-from mxrtc_bridge.client.sharing.holder import PAUSE_BYTES
+from mxrtc_bridge.client.report import Says
+from mxrtc_bridge.client.sharing.guest import HolderGoneError
+from mxrtc_bridge.client.sharing.pool import SessionPool
+from mxrtc_bridge.client.sharing.reach import StrangerError
+from mxrtc_bridge.client.sharing.served_guest import PAUSE_BYTES
 from mxrtc_bridge.core.call.values import CallEnded, CallOutcome
 from mxrtc_bridge.core.errors import HomeserverError, TransportError
-from mxrtc_bridge.core.ids import ServiceName
+from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.sharing import messages
 from mxrtc_bridge.core.sharing.frames import Frame, FrameKind, FrameReader
 from mxrtc_bridge.core.stream.events import StreamOutcome
@@ -23,7 +30,7 @@ from mxrtc_bridge.core.stream.messages import PROTOCOL_TCP, ServiceKind
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from tests.client.sharing.bench import DEVICE, PEER, Bench, Heard, Network, Placed
 from tests.fakes import FakeSink
-from tests.waiting import until
+from tests.waiting import turns, until
 
 SSH = ServiceName("ssh")
 KIB = 1024
@@ -354,7 +361,7 @@ async def test_a_guest_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
 async def test_more_guests_than_there_is_room_for_are_not_answered(tmp_path: Path) -> None:
     async with Bench(tmp_path, Network(Placed()), max_guests=1) as bench:
         await bench.connection()
-        with pytest.raises(UnreachableError):
+        with pytest.raises(StrangerError, match="as many guests as it takes"):
             await bench.reach()
 
 
@@ -414,3 +421,160 @@ async def test_a_socket_that_an_earlier_holder_has_left_is_no_hindrance(tmp_path
     left.close()
     async with bench:
         await bench.connection()
+
+
+# A holder that hangs, or is done
+
+
+async def test_a_holder_that_gives_no_sign_of_life_is_told_of_and_then_its_session_is_lost(tmp_path: Path) -> None:
+    """As one that was stopped: its end of the socket stays open."""
+    heard = Heard()
+    async with Bench(tmp_path, Network(Placed()), expects_s=0.05) as bench:
+        connection = await bench.connection(says=heard)
+        local = FakeSink()
+        opened = connection.links.open_stream(SSH, local)
+        finished = await asyncio.wait_for(opened.finished, 10)
+        assert [each[2]["lives"] for each in heard.said if each[0] == "holder"] == [False]
+        assert "reset" in local.events
+        with pytest.raises(ClientError, match="gives no sign of life") as cut:
+            check_finished("build/ssh", finished, connection.why_over)
+        assert cut.value.code is Exit.INTEGRITY
+        assert connection.lost("build").code is Exit.RETRY
+        await until(lambda: bench.holder.guests == 0)
+
+
+async def test_a_holder_that_has_nothing_to_say_says_that_it_lives(tmp_path: Path) -> None:
+    async with Bench(tmp_path, Network(Placed()), expects_s=0.1, beat_s=0.01) as bench:
+        connection = await bench.connection()
+        beats = asyncio.ensure_future(connection.links.lost.wait())
+        await asyncio.wait([beats], timeout=1)
+        assert not connection.links.lost.is_set()
+        beats.cancel()
+
+
+async def test_a_guest_that_waits_for_a_call_of_a_holder_that_hangs_can_ask_somebody_else(tmp_path: Path) -> None:
+    async with Bench(tmp_path, Network(), expects_s=0.02) as bench:
+        link = await bench.reach()
+        with pytest.raises(HolderGoneError, match="gives no sign of life"):
+            async with link.call(PEER, CallOptions(), Heard()):
+                pass
+
+
+async def test_a_holder_that_is_done_tells_those_who_use_its_session_and_cuts_those_who_have_asked_for_nothing(
+    tmp_path: Path,
+) -> None:
+    async with Bench(tmp_path, Network(Placed())) as bench, Raw(bench.path) as raw:
+        connection = await bench.connection()
+        await until(lambda: bench.holder.guests == 1)
+        bench.holder.turn_away()
+        await asyncio.wait_for(connection.leaving.wait(), 10)
+        assert await raw.is_cut()
+        assert await asyncio.wait_for(connection.links.ping(), 10) == 0.0
+
+
+async def test_a_guest_that_says_nothing_is_cut_off_and_holds_up_no_end(tmp_path: Path) -> None:
+    async with Bench(tmp_path, Network(), order_s=0.05) as bench, Raw(bench.path) as raw:
+        await raw.hear(messages.HolderHello)
+        assert bench.holder.guests == 0
+        assert await raw.is_cut()
+        await asyncio.wait_for(bench.holder.wait_until_empty(), 10)
+
+
+async def test_20_guests_whose_session_is_lost_make_one_new_call(tmp_path: Path) -> None:
+    lost, network = Placed(), Network()
+    network.answers = [lost, Placed()]
+    async with Bench(tmp_path, network) as bench:
+        first = await asyncio.gather(*(bench.connection() for _ in range(20)))
+        lost.end(CallEnded(CallOutcome.FAILED, "consent_expired"))
+        await asyncio.gather(*(asyncio.wait_for(each.links.lost.wait(), 10) for each in first))
+        again = await asyncio.gather(*(bench.connection() for _ in range(20)))
+        assert len(network.options) == 2
+        assert await asyncio.gather(*(each.links.ping() for each in again)) == [0.0] * 20
+
+
+async def test_what_is_told_beside_a_sentence_is_left_out_where_it_is_longer_than_a_message(tmp_path: Path) -> None:
+    heard, placed = Heard(), Placed()
+
+    @contextlib.asynccontextmanager
+    async def place(peer: UserId, options: CallOptions, says: Says) -> AsyncIterator[Connection]:
+        says.say("waiting", "waiting for the homeserver", **{f"cause{each}": "\U0001f600" * 500 for each in range(9)})
+        async with network.place(peer, options, says) as connection:
+            yield connection
+
+    network = Network(placed)
+    async with Bench(tmp_path, network) as bench:
+        bench.pool = bench.holder.pool = SessionPool(place)
+        await bench.connection(says=heard)
+    assert heard.said[0] == ("waiting", "waiting for the homeserver", {})
+
+
+async def test_the_next_guest_finds_the_session_of_the_one_before(tmp_path: Path) -> None:
+    network = Network(Placed())
+    async with Bench(tmp_path, network) as bench:
+        for _ in range(2):
+            link = await bench.reach()
+            async with link.call(PEER, CallOptions(), Heard()):
+                pass
+            await until(lambda: bench.holder.guests == 0)
+        assert len(network.options) == 1
+
+
+async def test_a_guest_that_does_not_read_holds_up_nobody_else(tmp_path: Path) -> None:
+    """Four streams of one guest go on beside one that takes nothing."""
+    placed = Placed()
+    async with Bench(tmp_path, Network(placed)) as bench, Raw(bench.path) as raw:
+        raw.say(CALL)
+        await raw.hear(messages.SessionUp)
+        raw.say(OPEN, Frame(FrameKind.TEXT, 1, b'{"t":"open","s":"a"}'))
+        raw.say(Frame(FrameKind.TEXT, 1, b'{"t":"ack","o":0,"w":4194304}'))
+        await until(lambda: joined(placed) == 1)
+        connection = await bench.connection()
+        sinks = [FakeSink() for _ in range(4)]
+        for each in sinks:
+            connection.links.open_stream(SSH, each)
+        await until(lambda: joined(placed) == 5)
+        stuck, *services = placed.session.connector.sinks
+        for each in services:
+            stuck.listener.data_received(bytes(256 * KIB))
+            each.listener.data_received(bytes(128 * KIB))
+        await until(lambda: [len(each.written) for each in sinks] == [128 * KIB] * 4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.builds(
+                Frame, st.sampled_from([FrameKind.TEXT, FrameKind.BINARY]), st.integers(0, 3), st.binary(max_size=80)
+            ),
+            st.builds(Frame, st.sampled_from([FrameKind.OPENED, FrameKind.CLOSE]), st.integers(0, 3)),
+            st.sampled_from([1, 2, 3]).map(lambda number: messages.OpenChannel(number, SSH, PROTOCOL_TCP)),
+            st.just(Frame(FrameKind.BINARY, 1, bytes(64 * KIB))),
+            st.just(Frame(FrameKind.TEXT, 1, b"x" * 64 * KIB)),
+            st.just(messages.CompareReply(same=True)),
+            st.integers(0, 9).map(messages.PingRequest),
+        ),
+        max_size=8,
+    )
+)
+def test_whatever_a_guest_sends_in_whatever_order_nobody_else_notices(
+    tmp_path_factory: pytest.TempPathFactory, sent: list[messages.GuestMessage | bytes | Frame]
+) -> None:
+    async def story() -> None:
+        failed: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failed.append(context))
+        async with Bench(tmp_path_factory.mktemp("any"), Network(Placed())) as bench:
+            connection = await bench.connection()
+            async with Raw(bench.path) as raw:
+                raw.say(CALL)
+                await raw.hear(messages.SessionUp)
+                raw.say(*sent)
+                await turns(5)
+                assert await asyncio.wait_for(connection.links.ping(), 10) == 0.0
+            local = FakeSink()
+            opened = connection.links.open_stream(SSH, local)
+            await asyncio.wait_for(opened.accepted.wait(), 10)
+        assert failed == []
+
+    asyncio.run(story())

@@ -11,7 +11,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import CallOptions, SignalBy
 from mxrtc_bridge.client.sharing.pool import SessionPool
 from mxrtc_bridge.core.call.values import CallEnded, CallOutcome
-from mxrtc_bridge.core.ids import ServiceName
+from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from tests.client.sharing.bench import PEER, Heard, Network, Placed
 from tests.fakes import FakeSink
@@ -139,3 +139,93 @@ async def test_closing_hangs_up_whoever_uses_it() -> None:
         await pool.close()
         assert network.ended == 1
         assert connection.links.lost.is_set()
+
+
+# Kept for the next one
+
+
+async def keep(pool: SessionPool, peer: UserId = PEER) -> None:
+    async with pool.connection(peer, DEFAULT, Heard(), lingers=True):
+        pass
+
+
+@pytest.mark.virtual_time
+async def test_a_session_of_a_guest_is_kept_for_the_next_one_for_a_while() -> None:
+    network = Network(Placed(), Placed())
+    pool = SessionPool(network.place, linger_s=60)
+    await keep(pool)
+    await asyncio.sleep(59)
+    await keep(pool)
+    assert len(network.options) == 1
+    await asyncio.sleep(59)
+    assert network.ended == 0
+    await asyncio.sleep(2)
+    assert network.ended == 1
+    await keep(pool)
+    assert len(network.options) == 2
+    await pool.close()
+    assert network.ended == 2
+
+
+@pytest.mark.virtual_time
+async def test_a_session_that_is_lost_while_nobody_uses_it_is_ended() -> None:
+    placed = Placed()
+    network = Network(placed, Placed())
+    pool = SessionPool(network.place, linger_s=60)
+    await keep(pool)
+    placed.end(CallEnded(CallOutcome.FAILED, "consent_expired"))
+    await asyncio.sleep(1)
+    assert network.ended == 1
+    await keep(pool)
+    assert len(network.options) == 2
+    await pool.close()
+
+
+async def test_of_sessions_that_nobody_uses_few_are_kept_and_the_oldest_ends_first() -> None:
+    network = Network(*(Placed() for _ in range(4)))
+    pool = SessionPool(network.place)
+    peers = [UserId(f"@rtc_{each}:example.org") for each in "abc"]
+    for each in peers:
+        await keep(pool, each)
+    assert (len(network.options), network.ended) == (3, 1)
+    for each in reversed(peers[1:]):
+        await keep(pool, each)
+    assert len(network.options) == 3
+    await keep(pool, peers[0])
+    assert len(network.options) == 4
+    await pool.close()
+    assert network.ended == 4
+
+
+async def test_a_session_that_nobody_uses_makes_room_for_a_call() -> None:
+    """Each counts at the bridge, which gives a user four."""
+    network = Network(*(Placed() for _ in range(4)))
+    pool = SessionPool(network.place)
+    peers = [UserId(f"@rtc_{each}:example.org") for each in "abcd"]
+    async with (
+        pool.connection(peers[0], DEFAULT, Heard()),
+        pool.connection(peers[1], DEFAULT, Heard()),
+    ):
+        await keep(pool, peers[2])
+        assert network.ended == 0
+        async with pool.connection(peers[3], DEFAULT, Heard(), lingers=True):
+            assert network.ended == 1
+    await pool.close()
+
+
+async def test_what_a_command_uses_itself_is_kept_for_nobody() -> None:
+    network = Network(Placed())
+    pool = SessionPool(network.place)
+    async with pool.connection(PEER, DEFAULT, Heard()):
+        pass
+    assert network.ended == 1
+
+
+async def test_a_command_that_is_done_keeps_no_sessions() -> None:
+    network = Network(Placed(), Placed())
+    pool = SessionPool(network.place)
+    await keep(pool)
+    await pool.stop_lingering()
+    assert network.ended == 1
+    await keep(pool)
+    assert network.ended == 2

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.call.values import CallEnded, CallOutcome
+from mxrtc_bridge.core.crypto.sas_codes import ShortCode
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE
 from mxrtc_bridge.core.ids import ServiceName, UserId
@@ -30,7 +31,7 @@ SAID: list[tuple[Format, Any]] = [
     (GUEST, messages.OpenChannel(2**32 - 1, SSH, PROTOCOL_FILE)),
     (GUEST, messages.ListRequest(3, states=True)),
     (GUEST, messages.PingRequest(4)),
-    (HOLDER, messages.HolderHello(1, 4711)),
+    (HOLDER, messages.HolderHello(messages.VERSION, 4711, "@alice:example.org", "LAPTOP", True)),
     (HOLDER, messages.Said("waiting", "waiting for the homeserver", {"waiting_for": "the homeserver", "cause": None})),
     (HOLDER, messages.SessionUp(PATH, 1200, messages.Device("BUILD", "key", "verified"), "")),
     (HOLDER, messages.SessionUp(PATH, None, None, "crypto.db is damaged")),
@@ -51,7 +52,16 @@ SAID: list[tuple[Format, Any]] = [
             messages.Clocks(5, 6),
         ),
     ),
+    (GUEST, messages.DeviceRequest(messages.DeviceTask.VERIFY, PEER, None, 15.0)),
+    (GUEST, messages.DeviceRequest(messages.DeviceTask.ACCEPT, PEER, "key", 15.0)),
+    (GUEST, messages.CompareReply(True)),
+    (HOLDER, messages.Beat()),
+    (HOLDER, messages.Going()),
+    (HOLDER, messages.DeviceLine("device", "LAPTOP\tkey", {"own": True, "identity": None})),
+    (HOLDER, messages.CompareRequest(PEER, "BUILD", ShortCode((0, 1, 2, 3, 4, 5, 63), (1000, 5000, 9191)))),
+    (HOLDER, messages.DeviceDone()),
 ]
+ASKED, SHOWN = messages.DeviceRequest(messages.DeviceTask.LIST, PEER, None, 1.0), SAID[-2][1]
 
 
 @pytest.mark.parametrize(("side", "message"), SAID, ids=lambda value: type(value).__name__)
@@ -60,7 +70,7 @@ def test_message_is_read_as_it_was_written(side: Format, message: object) -> Non
 
 
 def without(message: object, key: str, value: object = ...) -> str:
-    side: Format = GUEST if isinstance(message, messages.CallRequest | messages.OpenChannel) else HOLDER
+    side: Format = GUEST if isinstance(message, messages.GuestMessage) else HOLDER
     fields = json.loads(side.encode(message))
     fields.pop(key)
     return json.dumps(fields if value is ... else {**fields, key: value})
@@ -88,11 +98,22 @@ def without(message: object, key: str, value: object = ...) -> str:
         (HOLDER, without(SAID[9][1], "defect", 0)),
         (HOLDER, without(SAID[9][1], "code", 256)),
         (HOLDER, without(SAID[16][1], "call", {"outcome": "none of these", "reason": ""})),
+        (GUEST, without(ASKED, "task", "forget")),
+        (GUEST, without(ASKED, "user", "nobody")),
+        (GUEST, without(ASKED, "key", "x" * 256)),
+        (HOLDER, without(SHOWN, "code", {"emoji": [1] * 7, "decimals": [1000, 1000]})),
+        (HOLDER, without(SHOWN, "code", {"emoji": [64] * 7, "decimals": [1000] * 3})),
+        (HOLDER, without(SHOWN, "code", {"emoji": [True] * 7, "decimals": [1000] * 3})),
+        (HOLDER, without(SHOWN, "code", {"emoji": [1] * 7, "decimals": [9192] * 3})),
     ],
 )
 def test_what_does_not_fit_is_refused(side: Format, text: str) -> None:
     with pytest.raises(WireError):
         side.decode(text)
+
+
+def test_the_hello_of_the_first_version_is_read_so_that_it_is_known_as_one() -> None:
+    assert HOLDER.decode('{"t":"hello","version":1,"pid":5}') == messages.HolderHello(1, 5, "", "", True)
 
 
 @given(
