@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from mxrtc_bridge.demo.processes import ManagedProcess, ProcessError
+from tests.e2e.test_verify import Verifying
 from tests.e2e.world import World, digest, echo, payload, pump
 from tests.waiting import until
 
@@ -245,8 +246,8 @@ async def test_when_a_holder_hangs_in_the_middle_a_guest_is_told_and_calls_by_it
 async def test_a_verification_that_waits_for_a_person_holds_up_no_other_command(world: World) -> None:
     """It has the device all the time, and holds the account: others call through it."""
     async with AsyncExitStack() as stack:
-        verifying = await stack.enter_async_context(world.mxrtc("alice", "verify", "build"))
-        await verifying.wait_for_line("was asked", 60)
+        verifying = await stack.enter_async_context(Verifying(world, "build"))
+        await verifying.says("compare")
         before = sessions(world)
         code, out, err = await world.run_mxrtc("alice", "nc", "build/digest", stdin=b"hello")
         assert (code, out.decode().strip()) == (0, hashlib.sha256(b"hello").hexdigest()), err
@@ -254,7 +255,8 @@ async def test_a_verification_that_waits_for_a_person_holds_up_no_other_command(
         code, out, err = await world.run_mxrtc("alice", "devices", "build")
         assert code == 0, err
         assert "\t" in out.decode()
-        assert verifying.returncode is None
+        verifying.answer("no")
+        await verifying.says("error")
 
 
 async def test_what_asks_the_device_goes_through_the_command_that_has_it(world: World) -> None:
@@ -266,8 +268,8 @@ async def test_what_asks_the_device_goes_through_the_command_that_has_it(world: 
         code, _, err = await world.run_mxrtc("alice", "trust", "build")
         assert code == 0, err
         assert "is known by the identity" in err
-        verifying = await stack.enter_async_context(world.mxrtc("alice", "verify", "build"))
-        await verifying.wait_for_line("was asked", 60)
+        verifying = await stack.enter_async_context(Verifying(world, "build"))
+        await verifying.says("compare")
         code, _, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
         assert code == 0, err
 
