@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +41,59 @@ def test_linux_uses_what_it_has_unless_it_is_told_to_do_without() -> None:
     )
     assert run(program, portable=False) == "False False True False"
     assert run(program, portable=True) == "True True False True"
+
+
+def test_what_windows_lacks_is_left_out_where_that_is_forced_alone() -> None:
+    program = "from mxrtc_bridge import system; print(system.WINDOWS, system.PORTABLE, system.state_home())"
+    env = {**os.environ, "LOCALAPPDATA": "/local", "XDG_STATE_HOME": "/state"}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**env, "MXRTC_PORTABLE": forced},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout.split()
+        for forced in ("1", "windows")
+    ]
+    assert said == [["False", "True", "/state"], ["True", "True", "/local"]]
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_socket_that_lingers_for_no_time_is_reset(reset: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        theirs, _ = server.accept()
+        with theirs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, system.linger(reset=reset))
+            ours.close()
+            theirs.settimeout(20)
+            if reset:
+                with pytest.raises(ConnectionResetError):
+                    theirs.recv(1)
+            else:
+                assert theirs.recv(1) == b""
+
+
+def test_a_port_is_taken_by_one_program_at_a_time_and_again_at_once() -> None:
+    first = socket.socket()
+    system.listen_alone(first)
+    first.bind(("127.0.0.1", 0))
+    first.listen()
+    where = first.getsockname()
+    with socket.socket() as second:
+        system.listen_alone(second)
+        with pytest.raises(OSError, match="in use"):
+            second.bind(where)
+    # The end of a connection that was closed here first is waited for by the system.
+    with socket.create_connection(where) as ours:
+        theirs, _ = first.accept()
+        theirs.close()
+        assert ours.recv(1) == b""
+    first.close()
+    with socket.socket() as third:
+        system.listen_alone(third)
+        third.bind(where)
 
 
 def test_what_was_written_is_synced(tmp_path: Path, portable: bool) -> None:
@@ -111,15 +165,15 @@ def test_signals_that_come_while_it_waits_end_the_wait() -> None:
 
 
 def test_the_user_side_calls_nothing_of_linux_beside_this_module() -> None:
-    """What else there might be is found by mypy, which the Makefile runs as on macOS."""
-    package = Path(system.__file__).parent
+    """What else there might be is found by mypy, which the Makefile runs as on macOS and on Windows."""
+    package = Path(system.__file__).parent.parent
     names = ("uvloop.run", "os.eventfd", "os.O_PATH", "os.O_TMPFILE", "CLOCK_BOOTTIME", "sigtimedwait", "select.epoll")
     servers = {"bridge", "storage", "web", "demo"}
     found = [
         (str(file.relative_to(package)), name)
         for file in sorted(package.rglob("*.py"))
         for name in names
-        if name in file.read_text() and file.name != "system.py"
-        if not servers & set(file.relative_to(package).parts)
+        if name in file.read_text()
+        if not {"system", *servers} & set(file.relative_to(package).parts)
     ]
     assert found == []

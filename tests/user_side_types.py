@@ -1,4 +1,4 @@
-"""Checks the types of the user's side as on macOS, which says what is called that only Linux has."""
+"""Checks the types of the user's side as on macOS and on Windows, which says what is called that those do not have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+
+PLATFORMS = ("darwin", "win32")
 
 
 def loaded_modules() -> list[str]:
@@ -20,10 +22,15 @@ def loaded_modules() -> list[str]:
 
 def main() -> int:
     """Run mypy; returns its exit code."""
-    modules = [word for name in loaded_modules() for word in ("-m", name)]
+    # The last one is loaded where it is needed only.
+    names = [*loaded_modules(), "mxrtc_bridge.system.win32"]
+    modules = [word for name in names for word in ("-m", name)]
     mypy = Path(sys.executable).with_name("mypy")
-    command = [mypy, "--platform", "darwin", "--cache-dir", ".mypy_cache/darwin", *modules]
-    return subprocess.run(command, check=False).returncode
+    code = 0
+    for platform in PLATFORMS:
+        command = [mypy, "--platform", platform, "--cache-dir", f".mypy_cache/{platform}", *modules]
+        code = subprocess.run(command, check=False).returncode or code
+    return code
 
 
 if __name__ == "__main__":

@@ -23,14 +23,13 @@ import contextlib
 import os
 import signal
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from mxrtc_bridge import system
+from mxrtc_bridge.system import signals, terminal
 
 INTERRUPTED = 130
 """Exit code after each of the signals; it has always been the same for all."""
@@ -55,7 +54,7 @@ class Shutdown:
         self._cancel: Callable[[], object] | None = None
         self._stays: Callable[[], bool] = lambda: False
         self._told = False
-        self._terminal_modes: list[Any] | None = None
+        self._terminal_modes: terminal.Modes | None = None
         self.failed_output: Callable[[], int] = lambda: 0
         """Waits until all that was printed is written, as data; returns the exit code where it cannot be, else 0."""
 
@@ -68,14 +67,8 @@ class Shutdown:
         """Take signals from now on; a second time does nothing."""
         if SHUTDOWN.get() is self:
             return
-        _on_terminal(self._save_modes)
-        taken = {signal.SIGINT, signal.SIGTERM}
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-            taken.add(signal.SIGHUP)
-        signal.pthread_sigmask(signal.SIG_BLOCK, taken)
-        threading.Thread(target=self._wait, args=(taken,), name="signals", daemon=True).start()
+        self._terminal_modes = terminal.modes()
+        threading.Thread(target=self._wait, args=(signals.Signals(),), name="signals", daemon=True).start()
         SHUTDOWN.set(self)
 
     @contextlib.contextmanager
@@ -120,9 +113,9 @@ class Shutdown:
         _drain(sys.stderr, LAST_WORDS_S)
         self.leave(code)
 
-    def _wait(self, taken: set[signal.Signals]) -> None:
-        # Of this thread alone: a process in the background may give the terminal back its modes.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    def _wait(self, taken: signals.Signals) -> None:
+        # A process in the background may give the terminal back its modes.
+        terminal.may_be_set_by_this_thread()
         self._await_end(taken)
         first = time.monotonic()
         with self._lock:
@@ -132,7 +125,7 @@ class Shutdown:
                 self._cancel()
         pause = AGAIN_S
         while running and (left := first + PATIENCE_S - time.monotonic()) > 0:
-            if not system.wait_for_signal(taken, min(pause, left)):
+            if not taken.came_within(min(pause, left)):
                 pause = 0.05
                 with self._lock:
                     if self._cancel is not None:
@@ -141,9 +134,9 @@ class Shutdown:
                 break
         self._end()
 
-    def _await_end(self, taken: set[signal.Signals]) -> None:
+    def _await_end(self, taken: signals.Signals) -> None:
         """Wait for the signal that counts: those that are for our own work alone cancel that, once."""
-        number, asked = signal.sigwait(taken), False
+        number, asked = taken.wait(), False
         while number != signal.SIGTERM and not (asked and number == signal.SIGINT):
             with self._lock:
                 if self._cancel is None or not self._stays():
@@ -151,35 +144,16 @@ class Shutdown:
                 if not asked:
                     self._cancel()
             asked, before, same_until = True, number, time.monotonic() + SAME_S
-            number = signal.sigwait(taken)
+            number = taken.wait()
             while number == before and time.monotonic() < same_until:
-                number = signal.sigwait(taken)
+                number = taken.wait()
 
     def _end(self) -> NoReturn:
-        _on_terminal(self._restore_modes)
+        # A prompt for a password has switched off what is typed, and a bar of progress the cursor.
+        if terminal.restore(self._terminal_modes) and os.isatty(2):
+            sys.stderr.write(SHOW_CURSOR)
         _drain(sys.stderr, LAST_WORDS_S)
         os._exit(INTERRUPTED)
-
-    def _save_modes(self, terminal: int) -> None:
-        self._terminal_modes = termios.tcgetattr(terminal)
-
-    def _restore_modes(self, terminal: int) -> None:
-        # A prompt for a password has switched off what is typed, and a bar of progress the cursor.
-        if self._terminal_modes is not None and os.tcgetpgrp(terminal) == os.getpgrp():
-            termios.tcsetattr(terminal, termios.TCSANOW, self._terminal_modes)
-            if os.isatty(2):
-                sys.stderr.write(SHOW_CURSOR)
-
-
-def _on_terminal(act: Callable[[int], None]) -> None:
-    """Do something with the terminal that we are started from; what fails with it, or without it, is left out."""
-    # Opened each time: kept, it might take the number of a standard descriptor that is closed.
-    with contextlib.suppress(OSError, termios.error):
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            act(terminal)
-        finally:
-            os.close(terminal)
 
 
 def _drain(stream: object, seconds: float | None) -> None:

@@ -26,6 +26,7 @@ from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.errors import EventError, LocalError, LoginError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
 from mxrtc_bridge.core.login.server import checked_address, is_on_loopback
+from mxrtc_bridge.system import files, state_home
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +100,10 @@ class StateFolder:
 
     @classmethod
     def default(cls) -> StateFolder:
-        """``$MXRTC_STATE``, else ``mxrtc`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+        """``$MXRTC_STATE``, else ``mxrtc`` below what :func:`mxrtc_bridge.system.state_home` says."""
         if named := os.environ.get("MXRTC_STATE"):
             return cls(Path(named))
-        return cls(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "mxrtc")
+        return cls(state_home() / "mxrtc")
 
     @property
     def path(self) -> Path:
@@ -150,7 +151,7 @@ class StateFolder:
         name = "login.json.try"  # removed with a login, should we be killed here
         self._write(self.path / name, {"": "x" * MAX_LOGIN_BYTES})
         with self.opened() as folder, contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=folder)
+            files.unlink_at(name, dir_fd=folder)
 
     def forget_login(self) -> None:
         """Remove the login and all that depends on it.
@@ -161,11 +162,11 @@ class StateFolder:
         if not self._exists():
             return
         with self.opened() as folder:
-            for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
+            for name in files.names_in(folder):
                 # Also what a crash has left of one that was being written.
                 if name.startswith(("login.", "rooms.json", "known.json", "crypto.")):
                     try:
-                        os.unlink(name, dir_fd=folder)
+                        files.unlink_at(name, dir_fd=folder)
                     except OSError as error:
                         words = f"{self.path / name} cannot be removed: {error.strerror}; remove it yourself"
                         raise ClientError(Exit.LOCAL, words) from error
@@ -307,7 +308,7 @@ class StateFolder:
             raise ClientError(Exit.USAGE, f"{error}, then log in again with 'mxrtc login'") from error
         except OSError as error:
             raise ClientError(Exit.LOCAL, f"{path} cannot be read: {error.strerror}") from error
-        if secret and mode & 0o077:
+        if secret and files.HAS_MODES and mode & 0o077:
             raise ClientError(
                 Exit.USAGE,
                 f"{path} can be read by others (mode {mode:04o}); close it with 'chmod 600 {path}', or log in again",

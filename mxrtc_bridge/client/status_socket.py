@@ -10,11 +10,13 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.system import WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ async def serve_status(state: StateFolder, status: Callable[[], dict[str, object
             await writer.drain()
         writer.close()
 
+    if sys.platform == "win32" or WINDOWS:
+        yield
+        return
     try:
         path = state.run_folder() / f"{os.getpid()}.sock"
         path.unlink(missing_ok=True)
@@ -50,7 +55,9 @@ async def serve_status(state: StateFolder, status: Callable[[], dict[str, object
 
 
 async def running_commands(state: StateFolder) -> list[dict[str, object]]:
-    """Ask all running commands; sockets of dead ones are removed."""
+    """Ask all running commands; sockets of dead ones are removed. Without unix sockets nobody can be asked."""
+    if WINDOWS:
+        return []
     try:
         sockets = sorted(state.run_folder().glob("*.sock"))[:MAX_SOCKETS]
     except ClientError as error:
@@ -63,6 +70,8 @@ async def running_commands(state: StateFolder) -> list[dict[str, object]]:
 async def _ask(path: Path) -> dict[str, object] | None:
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            if sys.platform == "win32":
+                return None
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 answer = json.loads(await reader.read(MAX_ANSWER_BYTES))

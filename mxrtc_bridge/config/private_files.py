@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import ConfigError, LocalError
-from mxrtc_bridge.system import O_PATH
+from mxrtc_bridge.system import O_PATH, files
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -36,10 +35,10 @@ def exposure(status: os.stat_result) -> str | None:
     Args:
         status: of the thing itself, by its descriptor.
     """
-    if status.st_uid not in (os.geteuid(), 0):
-        return f"it belongs to user {status.st_uid}, not to you (user {os.geteuid()})"
+    if not files.is_trusted_owner(status.st_uid):
+        return f"it belongs to user {status.st_uid}, not to you (user {files.effective_user()})"
     mode = stat.S_IMODE(status.st_mode)
-    if mode & _WRITE_BY_OTHERS:
+    if files.HAS_MODES and mode & _WRITE_BY_OTHERS:
         return f"others can write to it (mode {mode:04o})"
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         return f"it has {status.st_nlink} names (hard links)"
@@ -59,7 +58,9 @@ def exposure_of_path(path: Path) -> str | None:
     Raises:
         OSError: as the kernel says.
     """
-    us = os.geteuid()
+    if not files.HAS_MODES:
+        return None  # The access lists of its folders are the account's, and are not read here.
+    us = files.effective_user()
     home, path = Path(os.environ.get("HOME") or "/"), path.absolute()
     for here, status, more in steps_to(path, home if path.is_relative_to(home) else Path(path.anchor)):
         is_link = stat.S_ISLNK(status.st_mode)
@@ -120,9 +121,9 @@ def open_private_directory(above: int | None, name: str | Path, shown: str) -> i
         OSError: as the kernel says.
     """
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
-    follow = 0 if above is None else os.O_NOFOLLOW
-    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | follow | os.O_CLOEXEC, dir_fd=above)
+        files.mkdir_at(name, DIRECTORY_MODE, dir_fd=above)
+    follow = 0 if above is None else files.O_NOFOLLOW
+    descriptor = files.open_at(name, os.O_RDONLY | files.O_DIRECTORY | follow | files.O_CLOEXEC, dir_fd=above)
     # Also what was just made: somebody may have put another directory in its place.
     if (why := exposure(os.fstat(descriptor))) is not None:
         os.close(descriptor)
@@ -143,8 +144,8 @@ def open_private_file(above: int, name: str, flags: int, shown: str) -> int:
         LocalError: it is not ours alone, or no regular file.
         OSError: as the kernel says.
     """
-    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    descriptor = os.open(name, flags, FILE_MODE, dir_fd=above)
+    flags |= files.O_NOFOLLOW | files.O_CLOEXEC | files.O_NONBLOCK | files.O_NOCTTY
+    descriptor = files.open_at(name, flags, FILE_MODE, dir_fd=above)
     status = os.fstat(descriptor)
     why = exposure(status) if stat.S_ISREG(status.st_mode) else "it is no regular file"
     if why is not None:
@@ -181,7 +182,7 @@ def write_private_file(
     """
     with written_aside(above, name, data, shown, ownership) as aside:
         if replace:
-            os.rename(aside, name, src_dir_fd=above, dst_dir_fd=above)
+            files.rename_at(aside, name, src_dir_fd=above, dst_dir_fd=above)
         else:
             link(above, aside, name)
 
@@ -197,19 +198,19 @@ def written_aside(above: int, name: str, data: bytes, shown: str, ownership: Own
             file.write(data)
             file.flush()
             if ownership is not None:
-                os.fchown(file.fileno(), ownership.user, ownership.group)
-                os.fchmod(file.fileno(), ownership.mode)
+                files.fchown(file.fileno(), ownership.user, ownership.group)
+                files.fchmod(file.fileno(), ownership.mode)
             os.fsync(file.fileno())
         yield aside
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(aside, dir_fd=above)
+            files.unlink_at(aside, dir_fd=above)
 
 
 def link(above: int, aside: str, name: str) -> None:
     """Give a file its name, but never in the place of one that has appeared meanwhile, as rename(2) would."""
     # Whoever owns the folder may have put a link in its place, and what that leads to must not get a name by us.
-    os.link(aside, name, src_dir_fd=above, dst_dir_fd=above, follow_symlinks=False)
+    files.link_at(aside, name, src_dir_fd=above, dst_dir_fd=above)
 
 
 def write_private(path: Path, text: str, *, replace: bool) -> None:
@@ -219,7 +220,7 @@ def write_private(path: Path, text: str, *, replace: bool) -> None:
         ConfigError: it exists and must not be replaced, or cannot be written.
     """
     try:
-        with closing(os.open(path.parent, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+        with closing(files.open_at(path.parent, O_PATH | files.O_DIRECTORY | files.O_CLOEXEC)) as folder:
             write_private_file(folder, path.name, text.encode(), str(path), replace=replace)
     except FileExistsError:
         raise ConfigError(f"{path} exists already; use --force to replace it") from None
@@ -238,8 +239,4 @@ def closing(descriptor: int) -> Iterator[int]:
 
 def take_lock(descriptor: int) -> bool:
     """Take the lock on a file for this process alone, until it is closed; False if somebody else has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return files.lock(descriptor)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
+
+from mxrtc_bridge.system import WINDOWS
 
 DAC_READ_SEARCH = 1 << 2
 """To read every file and to enter every folder."""
@@ -39,5 +42,5 @@ def be_no_more_than_owner() -> None:
     Raises:
         PermissionError: the system does not let it.
     """
-    if os.getuid() == 0 != os.geteuid() and not keep_effective(0):
+    if sys.platform != "win32" and not WINDOWS and os.getuid() == 0 != os.geteuid() and not keep_effective(0):
         raise PermissionError("root's rights cannot be put down")

@@ -38,7 +38,8 @@ MAX_RUN = 65_000
 """Bytes of one call: all headers together have to fit into 65,535."""
 MAX_PENDING = 1024 * 1024
 
-_ANCILLARY = socket.CMSG_SPACE(4)
+_ANCILLARY = 24
+"""Room for an int: as much as CMSG_SPACE(4) is where the kernel joins."""
 _REPORT_SPACE = 512
 _ERROR_QUEUE = 0x2000
 """``MSG_ERRQUEUE`` of Linux."""
@@ -171,7 +172,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 step = size
             part = data if end <= step else data[position : position + step]
             try:
-                if len(part) > size:
+                if sys.platform != "win32" and len(part) > size:
                     segment = (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))
                     self._sock.sendmsg((part,), (segment,), 0, address)
                 else:
@@ -257,7 +258,7 @@ class UdpTransport(asyncio.DatagramTransport):
 
         As long as it is not taken the reader fires; and libuv stops a poll that shows an error, so it is begun again.
         """
-        if self._reports is None:
+        if sys.platform == "win32" or self._reports is None:
             return
         level, option, sign = self._reports
         self._loop.remove_reader(self._fd)
@@ -272,7 +273,7 @@ class UdpTransport(asyncio.DatagramTransport):
                     self._receiver.port_refused((target[0], target[1]))
 
     def _read(self) -> tuple[bytes, int, Address]:
-        if not self.joins:
+        if sys.platform == "win32" or not self.joins:
             data, source = self._sock.recvfrom(MAX_READ)
             return data, len(data) or 1, (source[0], source[1])
         data, ancillary, _, source = self._sock.recvmsg(MAX_READ, _ANCILLARY)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Protocol, cast
 
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.sharing.frames import Frame, FrameReader
+from mxrtc_bridge.system import WINDOWS, files
 
 SOCKET_MODE = 0o600
 BACKLOG = 128
@@ -26,7 +29,7 @@ HIGH_BYTES = 256 * 1024
 MAX_NAME_BYTES = 100
 """Of a path that every system takes as the name of a socket."""
 
-SHARES = hasattr(socket, "AF_UNIX")
+SHARES = not WINDOWS
 """Whether this system has such sockets, as Python knows them."""
 
 
@@ -144,7 +147,13 @@ def is_ours(sock: socket.socket | None) -> bool:
     if sock is None or not hasattr(socket, "SO_PEERCRED"):
         return True
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return bool(uid == os.geteuid())
+    return bool(uid == files.effective_user())
+
+
+def _unix_socket() -> socket.socket:
+    if sys.platform == "win32" or not SHARES:
+        raise OSError(errno.EAFNOSUPPORT, "this system has no unix sockets")
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 @contextlib.contextmanager
@@ -188,8 +197,8 @@ def bind(folder: int, path: Path) -> Bound:
         OSError: as the kernel says.
     """
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path.name, dir_fd=folder)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        files.unlink_at(path.name, dir_fd=folder)
+    sock = _unix_socket()
     try:
         with _named(folder, path) as name:
             sock.bind(name)
@@ -209,7 +218,7 @@ async def connect(folder: int, path: Path, listener: Callable[[FrameSocket], Fra
     Raises:
         OSError: there is none, or nobody listens there.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _unix_socket()
     try:
         sock.setblocking(False)
         with _named(folder, path) as name:

@@ -18,6 +18,7 @@ from typing import Any
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.sinks.sockets import SocketSink, make_reset_on_close
+from mxrtc_bridge.system import listen_alone
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def _cannot_listen(where: str, error: OSError) -> LocalError:
         errno.EACCES: "ports below 1024 need more rights; choose another",
         errno.EADDRNOTAVAIL: "this machine does not have that address; choose one of its own",
     }
-    words = os.strerror(error.errno) if error.errno is not None else str(error)
+    words = error.strerror or str(error)
     remedy = remedies.get(error.errno or 0, "choose another address or port")
     return LocalError(f"cannot listen on {where} ({words}): {remedy}")
 
@@ -196,7 +197,7 @@ def _bind_tcp(family: int, address: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listen_alone(sock)
         # Those that are accepted inherit it: there is no moment in which this process could die and leave an end.
         make_reset_on_close(sock)
         if family == socket.AF_INET6:

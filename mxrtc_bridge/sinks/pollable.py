@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
 from collections.abc import Callable
+from functools import partial
 
 from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.reader_writer import MAX_SALVAGED_BYTES, MAX_UNSENT_BYTES, READ_SIZE, nothing
@@ -20,10 +23,24 @@ READS_AT_ONCE = 2
 
 
 class PollableReader:
-    """Reads a non-blocking descriptor when the loop says that it can be read."""
+    """Reads a non-blocking descriptor when the loop says that it can be read.
 
-    def __init__(self, descriptor: int, owner: StreamSink, released: Callable[[], None] = nothing) -> None:
+    Args:
+        descriptor: of it.
+        owner: told what comes.
+        released: called when it is not used any more.
+        sock: what it belongs to, where the descriptor of a socket is none of a file, as on Windows.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        owner: StreamSink,
+        released: Callable[[], None] = nothing,
+        sock: socket.socket | None = None,
+    ) -> None:
         self._descriptor = descriptor
+        self._read: Callable[[int], bytes] = partial(os.read, descriptor) if sock is None else sock.recv
         self._owner = owner
         self._released = released
         self._loop = asyncio.get_running_loop()
@@ -50,7 +67,7 @@ class PollableReader:
         pieces: list[bytes] = []
         while not self._stopped and len(pieces) < MAX_SALVAGED_BYTES // READ_SIZE:
             try:
-                data = os.read(self._descriptor, READ_SIZE)
+                data = self._read(READ_SIZE)
             except OSError:
                 break
             if not data:
@@ -61,7 +78,7 @@ class PollableReader:
     def _readable(self) -> None:
         for _ in range(READS_AT_ONCE):
             try:
-                data = os.read(self._descriptor, READ_SIZE)
+                data = self._read(READ_SIZE)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -84,10 +101,18 @@ class PollableReader:
 
 
 class PollableWriter:
-    """Writes to a non-blocking descriptor; keeps what it does not take, up to 8 MiB."""
+    """Writes to a non-blocking descriptor; keeps what it does not take, up to 8 MiB. Its arguments are the reader's."""
 
-    def __init__(self, descriptor: int, owner: StreamSink, released: Callable[[], None] = nothing) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        owner: StreamSink,
+        released: Callable[[], None] = nothing,
+        sock: socket.socket | None = None,
+    ) -> None:
         self._descriptor = descriptor
+        self._write: Callable[[bytes], int] = partial(os.write, descriptor) if sock is None else sock.send
+        self._sock = sock
         self._owner = owner
         self._released = released
         self._loop = asyncio.get_running_loop()
@@ -124,11 +149,11 @@ class PollableWriter:
         """Give the system what it takes now, what is held and then ``data``; never tells the owner."""
         try:
             while self._buffer.size:
-                taken = os.writev(self._descriptor, self._buffer.pieces())
+                taken = self._write_pieces()
                 self._buffer.consume(taken)
                 self._written += taken
             while data:
-                taken = os.write(self._descriptor, data)
+                taken = self._write(data)
                 data = data[taken:]
                 self._written += taken
         except (BlockingIOError, InterruptedError):
@@ -139,6 +164,11 @@ class PollableWriter:
             self._unwatch()
         else:
             self._unwatch()
+
+    def _write_pieces(self) -> int:
+        if sys.platform != "win32" and self._sock is None:
+            return os.writev(self._descriptor, self._buffer.pieces())
+        return self._write(self._buffer.first())
 
     def _watch(self) -> None:
         if not self._watching:

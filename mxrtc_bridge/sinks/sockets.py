@@ -7,16 +7,15 @@ import contextlib
 import errno
 import os
 import socket
-import struct
+import sys
 from collections.abc import Callable
 
 from mxrtc_bridge.sinks.hangups import watcher
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.reader_writer import nothing
 from mxrtc_bridge.sinks.stream_sink import CLOSE_TIMEOUT_S, StreamSink
+from mxrtc_bridge.system import WINDOWS, linger
 
-_RESET = struct.pack("ii", 1, 0)
-_IN_ORDER = struct.pack("ii", 0, 0)
 PAUSED_RESET_S = 10.0
 KEEPALIVE_S = (60, 15, 4)
 """Idle time, pause between two probes, and their number."""
@@ -27,9 +26,13 @@ be at TCP."""
 
 def make_reset_on_close(sock: socket.socket, reset: bool = True) -> None:
     """Let closing a TCP socket send RST and drop what is unsent, or not; a unix socket has no such thing."""
-    if sock.family != socket.AF_UNIX:
+    if not _is_unix(sock):
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if reset else _IN_ORDER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger(reset=reset))
+
+
+def _is_unix(sock: socket.socket) -> bool:
+    return sys.platform != "win32" and not WINDOWS and sock.family == socket.AF_UNIX
 
 
 def _prepare_tcp(sock: socket.socket) -> None:
@@ -74,7 +77,7 @@ class SocketSink(StreamSink):
     ) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        if not _is_unix(sock):
             # A socket whose other side is gone already may refuse an option; reading will tell.
             with contextlib.suppress(OSError):
                 _prepare_tcp(sock)
@@ -86,8 +89,9 @@ class SocketSink(StreamSink):
         self._in_order = True
         self._was_reset = self._is_gone = False
         self._patience: asyncio.TimerHandle | None = None
-        self._written_by = PollableWriter(sock.fileno(), self)
-        self._set_halves(PollableReader(sock.fileno(), self), self._written_by)
+        used = sock if WINDOWS else None
+        self._written_by = PollableWriter(sock.fileno(), self, sock=used)
+        self._set_halves(PollableReader(sock.fileno(), self, sock=used), self._written_by)
         self._watcher = watcher()
         self._watcher.add(sock.fileno(), self._hung_up)
 

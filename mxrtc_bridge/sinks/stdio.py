@@ -5,14 +5,14 @@ They may be anything: pipes (ssh's ProxyCommand), a terminal, files, ``/dev/null
 The loop must not block, but whether a descriptor blocks is a property of what it points to, shared with every other
 program that has it open: a shell whose terminal became non-blocking misbehaves. Pipes and terminals are therefore
 opened anew, through ``/proc``. For sockets, and where that is not possible (another user's terminal), the shared flag
-is set and put back at the end. Files and devices that cannot be waited for are left to the loop's executor.
+is set and put back at the end. Files and devices that cannot be waited for are left to the loop's executor, and so is
+everything on Windows, where a loop waits for sockets only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -22,6 +22,7 @@ from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.stream_sink import StreamSink
 from mxrtc_bridge.sinks.threaded import ThreadedReader, ThreadedWriter
+from mxrtc_bridge.system import WINDOWS, descriptors, files
 
 
 class _Handle:
@@ -33,33 +34,32 @@ class _Handle:
 
     def __init__(self, original: int, access: int) -> None:
         mode = os.fstat(original).st_mode
-        opened_for = fcntl.fcntl(original, fcntl.F_GETFL) & os.O_ACCMODE
-        if opened_for not in (access, os.O_RDWR):
+        if not descriptors.is_open_for(original, access):
             # What stands for a descriptor that the launcher has closed is open the other way round.
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._original = original
-        self._flags: int | None = None
+        self._restore: Callable[[], None] | None = None
         self.is_socket = stat.S_ISSOCK(mode)
         self.is_pipe = stat.S_ISFIFO(mode)
-        self.pollable = self.is_socket or self.is_pipe or os.isatty(original)
+        self.pollable = not WINDOWS and (self.is_socket or self.is_pipe or os.isatty(original))
         self.descriptor = self._open_anew(access) if self.pollable and not self.is_socket else -1
         if self.descriptor == -1:
             self.descriptor = os.dup(original)
             if self.pollable:
-                self._flags = fcntl.fcntl(original, fcntl.F_GETFL)
-                fcntl.fcntl(original, fcntl.F_SETFL, self._flags | os.O_NONBLOCK)
+                self._restore = descriptors.make_non_blocking(original)
 
     def _open_anew(self, access: int) -> int:
         try:
-            return os.open(f"/proc/self/fd/{self._original}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            flags = access | files.O_NONBLOCK | files.O_NOCTTY | files.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{self._original}", flags)
         except OSError:
             return -1
 
     def restore(self) -> None:
         """Put the shared flags back."""
-        if self._flags is not None:
-            fcntl.fcntl(self._original, fcntl.F_SETFL, self._flags)
-            self._flags = None
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
 
     def close(self) -> None:
         """Close the private descriptor."""
@@ -139,7 +139,7 @@ class StdioSink(StreamSink):
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._stdout)) as sock:
                 sock.shutdown(socket.SHUT_WR)
         elif self._output.is_pipe:
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            null = os.open(os.devnull, os.O_WRONLY | files.O_CLOEXEC)
             # Restored first: the number will point to something else.
             self._output.restore()
             os.dup2(null, self._stdout)

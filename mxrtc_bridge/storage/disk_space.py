@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from mxrtc_bridge.system import files
 
 LOW_BYTES = 64 * 1024 * 1024
 """Less than that is told before it is too late."""
@@ -15,13 +16,11 @@ def space_left(file: Path) -> int | None:
     """Bytes that a user other than root can write where ``file`` is or will be; None where that is not known."""
     for place in (file, *file.absolute().parents):
         try:
-            status = os.statvfs(place)
+            return files.free_bytes(place)
         except FileNotFoundError:
             continue
         except OSError:
             return None
-        # Some file systems of a kernel or a network have no number.
-        return status.f_bavail * status.f_frsize if status.f_blocks else None
     return None
 
 

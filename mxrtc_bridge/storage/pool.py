@@ -24,6 +24,7 @@ from mxrtc_bridge.storage.disk_space import is_full
 from mxrtc_bridge.storage.failures import FOREIGN, brief, postgres_errors, without_asyncpg
 from mxrtc_bridge.storage.pooler import connect, not_opened
 from mxrtc_bridge.storage.schema import OWNER, UPGRADES
+from mxrtc_bridge.system import files
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,9 @@ def _prepare_file(path: Path) -> None:
     if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise StorageError(f"SQLite is {sqlite3.sqlite_version}; 3.35 or newer is needed")
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | files.O_CLOEXEC, 0o600))
         # SQLite gives the mode of the main file to its journal files.
-        if path.stat().st_mode & 0o077:
+        if files.HAS_MODES and path.stat().st_mode & 0o077:
             log.warning("the database file was readable by others; its mode is 0600 now")
             path.chmod(0o600)
         probe = sqlite3.connect(path, timeout=LOCKED_S)

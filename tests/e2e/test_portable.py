@@ -1,4 +1,4 @@
-"""Each command of the user's side once without what only Linux has, as on other systems: mxrtc_bridge/system.py."""
+"""Each command of the user's side once without what only Linux has, as on other systems: mxrtc_bridge/system."""
 
 from __future__ import annotations
 

@@ -135,6 +135,7 @@ async def test_output_may_end_while_input_goes_on(fds: Descriptors) -> None:
     await closed(sink, recorder)
 
 
+@pytest.mark.posix
 async def test_stalled_pipe_takes_no_more_than_its_capacity(fds: Descriptors) -> None:
     stdin, _ = fds.pipe()
     out, stdout = fds.pipe()
@@ -152,6 +153,7 @@ async def test_stalled_pipe_takes_no_more_than_its_capacity(fds: Descriptors) ->
     assert blocks(stdout)
 
 
+@pytest.mark.posix
 async def test_closed_output_pipe_ends_the_sink_with_an_error(fds: Descriptors) -> None:
     stdin, _ = fds.pipe()
     out, stdout = fds.pipe()
@@ -163,6 +165,7 @@ async def test_closed_output_pipe_ends_the_sink_with_an_error(fds: Descriptors) 
     assert recorder.closed == ["the local side does not read any more"]
 
 
+@pytest.mark.posix
 async def test_output_pipe_that_was_closed_before_is_noticed_by_writing(fds: Descriptors) -> None:
     stdin, _ = fds.pipe()
     out, stdout = fds.pipe()
@@ -322,6 +325,7 @@ async def test_one_socket_may_be_both(fds: Descriptors) -> None:
         assert blocks(descriptor)
 
 
+@pytest.mark.posix
 async def test_flags_are_put_back_where_opening_anew_is_not_possible(
     fds: Descriptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:

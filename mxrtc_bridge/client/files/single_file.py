@@ -13,6 +13,7 @@ from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
 from mxrtc_bridge.sinks.files.user_paths import UserDestination
+from mxrtc_bridge.system import files
 
 _POUR_BYTES = 256 * 1024
 
@@ -42,7 +43,7 @@ class SingleFile(ReceivedFrom):
         root = self._destination.box.root
         if (why := exposure(os.fstat(root.descriptor))) is not None:
             raise LocalError(f"the temporary folder cannot be trusted: {why}. Choose another one with TMPDIR")
-        with os.scandir(root.descriptor) as entries:
+        with files.scan(root.descriptor) as entries:
             names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
         return (
             open_private_file(root.descriptor, names[0], os.O_RDONLY, "what was fetched") if len(names) == 1 else None

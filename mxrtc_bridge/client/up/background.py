@@ -16,6 +16,7 @@ from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.system import WINDOWS
 
 LOG_NAME = "up.log"
 STARTS_S = 20.0
@@ -23,6 +24,7 @@ STARTS_S = 20.0
 ENDS_S = 10.0
 LOOK_AGAIN_S = 0.05
 MAX_TOLD_BYTES = 4096
+IN_ITS_OWN_WINDOW = "leave 'mxrtc up' running in a window of its own"
 _PROGRAM = "from mxrtc_bridge.cli.client.entry import main; main()"
 
 
@@ -34,8 +36,11 @@ async def start(context: Context, argv: Sequence[str]) -> None:
         argv: its arguments.
 
     Raises:
-        ClientError: it has ended at once, with its reason and exit code, or does not say anything.
+        ClientError: it has ended at once, with its reason and exit code, or does not say anything; or nobody could ask
+            it here whether it runs.
     """
+    if WINDOWS:
+        raise ClientError(Exit.USAGE, f"--bg is not there on Windows; {IN_ITS_OWN_WINDOW}")
     state, report = context.state, context.report
     log = _open_log(state)
     try:
@@ -70,8 +75,10 @@ async def down(context: Context) -> None:
     """End what ``mxrtc up`` runs for this account; others who use its connections keep them until they are done.
 
     Raises:
-        ClientError: it does not end.
+        ClientError: it does not end, or cannot be told to here.
     """
+    if WINDOWS:
+        raise ClientError(Exit.USAGE, "mxrtc down is not there on Windows; press Ctrl-C in the window of mxrtc up")
     state, report = context.state, context.report
     found = [each["pid"] for each in await running_commands(state) if "up" in each]
     pids = [pid for pid in found if isinstance(pid, int) and pid > 1]

@@ -9,11 +9,11 @@ TOML, with one table::
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge import system
 from mxrtc_bridge.client.accounts import FIRST
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, Forward, parse_forward, peer_name
@@ -37,7 +37,7 @@ class UpConnection:
 
 
 def usual_file(context: Context) -> Path:
-    """Where the file is if nobody names one: ``up.toml`` below ``mxrtc`` in ``$XDG_CONFIG_HOME`` or ``~/.config``.
+    """Where the file is if nobody names one: ``up.toml`` below ``mxrtc`` in :func:`config_home`.
 
     Each account but the first has one of its own, ``up-NAME.toml``.
 
@@ -56,15 +56,16 @@ def account_name(context: Context) -> str:
 
 
 def config_home() -> Path:
-    """``$XDG_CONFIG_HOME``, or ``~/.config``.
+    """What :func:`mxrtc_bridge.system.config_home` says, in full.
 
     Raises:
         ClientError: there is no home directory.
     """
     try:
-        return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+        return system.config_home().expanduser()
     except RuntimeError:
-        raise ClientError(Exit.LOCAL, "there is no home directory for ~/.config; set XDG_CONFIG_HOME or HOME") from None
+        words = f"there is no home directory for {system.config_home()}; set XDG_CONFIG_HOME or HOME"
+        raise ClientError(Exit.LOCAL, words) from None
 
 
 def read_connections(path: Path, login: Login) -> list[UpConnection]:

@@ -10,6 +10,7 @@ from mxrtc_bridge.client.accounts import FIRST
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.up.connections_file import account_name, config_home, read_connections
+from mxrtc_bridge.system import WINDOWS
 
 UNIT = """\
 # Written by mxrtc up --install.
@@ -35,8 +36,10 @@ def install(context: Context, path: Path) -> None:
     """Write the unit, and say what to type.
 
     Raises:
-        ClientError: the file cannot be used, or the unit cannot be written.
+        ClientError: the file cannot be used, or the unit cannot be written; or there is no systemd here.
     """
+    if WINDOWS:
+        raise ClientError(Exit.USAGE, "--install is for systemd, which Windows does not have")
     read_connections(path, context.state.load_login())
     account = account_name(context)
     name = "mxrtc-up" if account == FIRST else f"mxrtc-up-{account}"

@@ -91,6 +91,8 @@ CAREFUL = NameRules(portable=False)
 """What a file system holds, for what strangers put somewhere."""
 LAX = NameRules(portable=False, leading_dot=True, leading_dash=True)
 """The same, hidden files and options included."""
+LAX_PORTABLE = NameRules(leading_dot=True, leading_dash=True)
+"""That too, of names that every system can hold: for what a person has asked for on Windows."""
 
 
 class NamePolicy(Enum):

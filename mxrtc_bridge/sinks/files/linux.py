@@ -12,10 +12,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mxrtc_bridge.sinks.files.disk_names import on_disk
-from mxrtc_bridge.system import O_PATH, PORTABLE
+from mxrtc_bridge.system import O_PATH, PORTABLE, WINDOWS, files
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -36,7 +38,7 @@ class _Library:
     """The C library, and what was learnt about the kernel."""
 
     def __init__(self) -> None:
-        self.calls = ctypes.CDLL(None, use_errno=True)
+        self.calls: Any = None if WINDOWS else ctypes.CDLL(None, use_errno=True)
         # Elsewhere there may be a call of that name, or number, that does something else.
         self.has_openat2 = not PORTABLE and hasattr(self.calls, "syscall")
         self.has_renameat2 = not PORTABLE and hasattr(self.calls, "renameat2")
@@ -63,7 +65,7 @@ def open_beneath(directory: int, parts: Sequence[str], flags: int, mode: int = 0
     Raises:
         OSError: as the kernel says; ELOOP, ENOTDIR or EXDEV where a link was in the way.
     """
-    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    flags |= files.O_CLOEXEC | files.O_NOFOLLOW
     if _LIBRARY.has_openat2 and len(parts) > 1:
         how = _OpenHow(flags, mode, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
         name = ctypes.c_char_p(on_disk("/".join(parts)))
@@ -85,15 +87,15 @@ def open_beneath(directory: int, parts: Sequence[str], flags: int, mode: int = 0
 
 def _open_stepwise(directory: int, parts: Sequence[str], flags: int, mode: int) -> int:
     if not parts:
-        return os.open(".", flags, mode, dir_fd=directory)
-    at = directory
+        return files.open_at(".", flags, mode, dir_fd=directory)
+    at, on_the_way = directory, O_PATH | files.O_DIRECTORY | files.O_NOFOLLOW | files.O_CLOEXEC
     try:
         for part in parts[:-1]:
-            below = os.open(on_disk(part), O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            below = files.open_at(on_disk(part), on_the_way, dir_fd=at)
             if at != directory:
                 os.close(at)
             at = below
-        return os.open(on_disk(parts[-1]), flags, mode, dir_fd=at)
+        return files.open_at(on_disk(parts[-1]), flags, mode, dir_fd=at)
     finally:
         if at != directory:
             os.close(at)
@@ -112,8 +114,7 @@ def rename_new(source_directory: int, source: str, directory: int, name: str) ->
             return
         if ctypes.get_errno() not in _MISSING:
             raise _failed()
-    os.link(source, on_disk(name), src_dir_fd=source_directory, dst_dir_fd=directory, follow_symlinks=False)
-    os.unlink(source, dir_fd=source_directory)
+    files.rename_new_at(source, on_disk(name), src_dir_fd=source_directory, dst_dir_fd=directory)
 
 
 def sync_file_system(descriptor: int) -> None:
@@ -123,6 +124,7 @@ def sync_file_system(descriptor: int) -> None:
         OSError: some of it could not be written (Linux 5.8 and later tell).
     """
     if not _LIBRARY.has_syncfs:
-        os.sync()
+        if sys.platform != "win32":
+            os.sync()
     elif _LIBRARY.calls.syncfs(descriptor) != 0:
         raise _failed()

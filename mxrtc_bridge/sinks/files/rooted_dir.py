@@ -20,11 +20,11 @@ from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import open_beneath
-from mxrtc_bridge.system import O_PATH
+from mxrtc_bridge.system import O_PATH, files
 
 FILE_MODE = 0o600
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_DIRECTORY = os.O_RDONLY | files.O_DIRECTORY
 
 
 class RootedDirectory:
@@ -42,7 +42,7 @@ class RootedDirectory:
         try:
             if make is not None and not path.exists():
                 _make(path, make)
-            self.descriptor = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+            self.descriptor = files.open_at(path, _DIRECTORY | files.O_CLOEXEC)
         except OSError as error:
             words = os.strerror(error.errno or errno.EIO)
             raise LocalError(f"the directory {str(path)[:200]!a} cannot be used: {words}") from error
@@ -59,7 +59,7 @@ class RootedDirectory:
         Raises:
             OSError: as the kernel says.
         """
-        return open_beneath(self.descriptor, parts, flags | os.O_NONBLOCK | os.O_NOCTTY, mode)
+        return open_beneath(self.descriptor, parts, flags | files.O_NONBLOCK | files.O_NOCTTY, mode)
 
     def open_directory(self, parts: Sequence[str]) -> int:
         """Open a directory.
@@ -75,16 +75,17 @@ class RootedDirectory:
             if not parts:
                 return os.fstat(self.descriptor)
             if len(parts) == 1:
-                return os.stat(on_disk(parts[0]), dir_fd=self.descriptor, follow_symlinks=False)
-            with closing(open_beneath(self.descriptor, parts[:-1], O_PATH | os.O_DIRECTORY)) as above:
-                return os.stat(on_disk(parts[-1]), dir_fd=above, follow_symlinks=False)
+                return files.stat_at(on_disk(parts[0]), dir_fd=self.descriptor)
+            with closing(open_beneath(self.descriptor, parts[:-1], O_PATH | files.O_DIRECTORY)) as above:
+                return files.stat_at(on_disk(parts[-1]), dir_fd=above)
         except OSError:
             return None
 
 
 def _make(path: Path, make: Callable[[int, str], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(os.open(path.parent, _DIRECTORY | os.O_CLOEXEC)) as above, contextlib.suppress(FileExistsError):
+    above = files.open_at(path.parent, _DIRECTORY | files.O_CLOEXEC)
+    with closing(above), contextlib.suppress(FileExistsError):
         make(above, path.name)
 
 

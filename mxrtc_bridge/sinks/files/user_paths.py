@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import select
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from pathlib import Path
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Failure
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
-from mxrtc_bridge.core.files.names import LAX, UNNAMED
+from mxrtc_bridge.core.files.names import LAX, LAX_PORTABLE, UNNAMED
 from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
 from mxrtc_bridge.core.text.display import quoted
 from mxrtc_bridge.sinks.files.disk_names import from_disk, typed
@@ -36,11 +35,12 @@ from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, inode_of, 
 from mxrtc_bridge.sinks.files.send.share import open_source
 from mxrtc_bridge.sinks.files.send.tree_walk import NOT_TEXT, Found, Tree, TreeWalk, displayable_path
 from mxrtc_bridge.sinks.files.threads import FileThreads
+from mxrtc_bridge.sinks.files.whole_input import GivenUpError, WholeInput
+from mxrtc_bridge.system import WINDOWS, files
 
 MAX_SOURCES = 1024
 STDIN = "-"
 PRIVATE_MODE = 0o600
-_COPY_SIZE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ class Sources:
         # this object lives, so that a lost connection costs nothing even then.
         self._mark = "" if resume else f"{secrets.token_hex(8)}-"
         self._workers = FileThreads()
-        self._given_up: tuple[int, int] | None = None
-        """A pipe, whose end to write to tells whoever reads standard input to stop."""
+        self._input: WholeInput | None = None
         self._trees: list[Tree] = []
         self._singles: list[_Single] = []
         self._entries: list[Found] = []
@@ -84,13 +83,18 @@ class Sources:
         """
         if not 1 <= len(self._paths) <= MAX_SOURCES:
             raise LocalError(f"{len(self._paths)} paths were named; give 1 to {MAX_SOURCES}")
-        self._given_up = os.pipe()
+        if STDIN in self._paths:
+            try:
+                self._input = WholeInput(self._stdin)
+            except OSError as error:
+                raise _unreadable(error) from error
         finding = asyncio.ensure_future(self._workers.run(self._find_all))
         try:
             await asyncio.wait([finding])
             finding.result()
         except BaseException:
-            os.write(self._given_up[1], b"x")
+            if self._input is not None:
+                self._input.give_up()
             with contextlib.suppress(Exception):
                 await finding  # a disk may still be waited for
             self.close()
@@ -124,10 +128,8 @@ class Sources:
             if single.descriptor >= 0:
                 os.close(single.descriptor)
         self._trees, self._singles = [], []
-        if self._given_up is not None:
-            for end in self._given_up:
-                os.close(end)
-            self._given_up = None
+        if self._input is not None:
+            self._input.close()
 
     def _find_all(self) -> None:
         for path in self._paths:
@@ -196,37 +198,25 @@ class Sources:
         try:
             # Without a buffer, which would fail once more when it is closed, and say less.
             with tempfile.TemporaryFile(prefix="mxrtc-", buffering=0) as spool:
-                self._copy_stdin(spool.fileno())
+                assert self._input is not None
+                self._input.copy_to(spool.fileno())
                 descriptor = os.dup(spool.fileno())
+        except GivenUpError:
+            raise LocalError("standard input was not read to its end") from None
         except OSError as error:
-            words = f"{os.strerror(error.errno or 0)}; TMPDIR chooses where its copy is kept"
-            raise LocalError(f"standard input cannot be read to its end: {words}") from error
+            raise _unreadable(error) from error
         self._add_single(name, os.fstat(descriptor), _Single(None, descriptor))
 
-    def _copy_stdin(self, target: int) -> None:
-        assert self._given_up is not None
-        given_up, _ = self._given_up
-        waiting = select.poll()
-        waiting.register(self._stdin, select.POLLIN)
-        waiting.register(given_up, select.POLLIN)
-        while True:
-            if any(ready == given_up for ready, _ in waiting.poll()):
-                raise LocalError("standard input was not read to its end")
-            try:
-                data = os.read(self._stdin, _COPY_SIZE)
-            except BlockingIOError:
-                continue  # another program reads it too
-            if not data:
-                return
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(target, rest) :]
+
+def _unreadable(error: OSError) -> LocalError:
+    words = f"{os.strerror(error.errno or 0)}; TMPDIR chooses where its copy is kept"
+    return LocalError(f"standard input cannot be read to its end: {words}")
 
 
 def _open_single(single: _Single) -> int:
     if single.path is None:
         return os.dup(single.descriptor)
-    return os.open(single.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return files.open_at(single.path, os.O_RDONLY | files.O_CLOEXEC | files.O_NONBLOCK | files.O_NOCTTY)
 
 
 class UserDestination(DirectoryReceiver):
@@ -257,7 +247,7 @@ class UserDestination(DirectoryReceiver):
         # An earlier command may have fetched all of it, and ended before it could say so.
         existing = Existing.REPLACE if force else Existing.KEEP_DIFFERENT if resume else Existing.KEEP_BOTH
         # Names that cannot be kept are made safe: who fetches something wants to have it.
-        naming = Naming(LAX, sanitise=True, existing=existing)
+        naming = Naming(LAX_PORTABLE if WINDOWS else LAX, sanitise=True, existing=existing)
         policy = ReceivePolicy(
             naming,
             UNLIMITED,

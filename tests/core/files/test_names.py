@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.files.names import (
     CAREFUL,
     LAX,
+    LAX_PORTABLE,
     MAX_COMPONENT_BYTES,
     MAX_COMPONENTS,
     MAX_NAME_BYTES,
@@ -384,3 +385,23 @@ def test_what_stands_behind_an_accepted_name_is_not_turned(name: str) -> None:
             elif char in "\u202c\u2069":
                 assert depth.pop() == char
         assert depth == []
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("CON", "_CON"),
+        ("nul.txt", "_nul.txt"),
+        ("com1 .log", "_com1 .log"),
+        ("a:b", "a_b"),
+        ("what?.txt", "what_.txt"),
+        ("dot.", "dot"),
+        ("space ", "space"),
+        (".bashrc", ".bashrc"),
+        ("-rf", "-rf"),
+        ("Grüße.txt", "Grüße.txt"),
+    ],
+)
+def test_what_a_person_fetches_on_windows_gets_a_name_that_windows_can_hold(name: str, safe: str) -> None:
+    assert sanitise_name(name, LAX_PORTABLE) == safe
+    assert refusal(safe, LAX_PORTABLE) is None

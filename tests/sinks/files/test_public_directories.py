@@ -63,6 +63,7 @@ def make_state(public: Path, *, by_other: bool, mode: int = 0o700, partials_mode
         make()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("make", STORES)
 @pytest.mark.parametrize(
     ("by_other", "mode", "partials_mode", "why"),
@@ -84,6 +85,7 @@ async def test_state_that_is_not_ours_alone_is_refused_with_its_name_and_the_rem
 
 
 @needs_root
+@pytest.mark.posix
 @pytest.mark.parametrize("make", STORES)
 async def test_partial_directory_of_another_user_in_our_state_is_refused(
     public: Path, make: Callable[[Path], DirectoryReceiver]
@@ -123,6 +125,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("make", STORES)
 @pytest.mark.parametrize("name", ["lock", "ledger.jsonl"])
 @pytest.mark.parametrize("kind", PLANTED)
@@ -136,6 +139,7 @@ async def test_file_of_the_state_that_is_not_ours_alone_is_refused(
     assert not (tmp_path / "other").exists() or (tmp_path / "other").read_bytes() == b""
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("which", ["part_name", "map_name"])
 @pytest.mark.parametrize("kind", PLANTED)
 async def test_unfinished_file_that_is_not_ours_alone_is_not_gone_on_with(
@@ -259,6 +263,7 @@ async def test_state_that_is_moved_away_again_and_again_ends_with_a_sentence(
 
 
 @needs_root
+@pytest.mark.posix
 async def test_file_of_another_user_with_the_number_of_ours_does_not_count_as_received(public: Path) -> None:
     data = content(100)
     destination = UserDestination(public)

@@ -19,6 +19,7 @@ from mxrtc_bridge.sinks.files.disk_names import from_disk, on_disk
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
+from mxrtc_bridge.system import files
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class BatchDirectories:
     def _refuse_state(self, directory: OpenDirectory) -> None:
         """Refuse the directories of our own state, by whatever name the file system has led there."""
         found = os.fstat(directory.descriptor)
-        ours = (os.fstat(self._partials), os.stat("..", dir_fd=self._partials))
+        ours = (os.fstat(self._partials), files.above(self._partials))
         if any((found.st_dev, found.st_ino) == (each.st_dev, each.st_ino) for each in ours):
             raise FileError(FileCode.NAME, "this name leads to what this program keeps for itself")
 
@@ -145,7 +146,7 @@ class BatchDirectories:
             return name
         if self._alike:
             key = collision_key(name)
-            with os.scandir(directory) as entries:
+            with files.scan(directory) as entries:
                 for entry in entries:
                     found = from_disk(entry.name)
                     if entry.is_dir(follow_symlinks=False) and collision_key(found) == key:

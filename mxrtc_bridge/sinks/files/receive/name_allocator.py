@@ -19,6 +19,7 @@ from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import NameRules, collision_key, free_name, refusal
 from mxrtc_bridge.core.text.display import quoted
 from mxrtc_bridge.sinks.files.disk_names import from_disk, on_disk
+from mxrtc_bridge.system import files
 
 MAX_NAMES = 200_000
 """In one directory, and in all that are remembered; about 20 MB."""
@@ -123,7 +124,7 @@ class NameAllocator:
         if seen is None or seen.changed_ns != status.st_mtime_ns:
             self._seen.pop(identity, None)
             seen = _Seen(status.st_mtime_ns)
-            with os.scandir(directory) as entries:
+            with files.scan(directory) as entries:
                 for entry in entries:
                     seen.keys.add(self._key(from_disk(entry.name)))
                     if len(seen.keys) > MAX_NAMES:
@@ -148,7 +149,7 @@ def _take(seen: _Seen, key: int, name: str) -> str:
 
 def _exists(directory: int, name: str) -> bool:
     try:
-        os.stat(on_disk(name), dir_fd=directory, follow_symlinks=False)
+        files.stat_at(on_disk(name), dir_fd=directory)
     except FileNotFoundError:
         return False
     return True

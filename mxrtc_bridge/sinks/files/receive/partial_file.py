@@ -25,7 +25,7 @@ from mxrtc_bridge.config.private_files import open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.sinks.files.os_errors import translated
-from mxrtc_bridge.system import sync_data
+from mxrtc_bridge.system import files, sync_data
 
 _MAP_SUFFIX = ".map"
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -208,7 +208,7 @@ class PartialFile:
         start = known[1]
         available = min(os.fstat(self.descriptor).st_size, self.identity.size)
         while self.verified < available:
-            digest = os.pread(self._map, _DIGEST_SIZE, start + self._verified * _DIGEST_SIZE)
+            digest = files.pread(self._map, _DIGEST_SIZE, start + self._verified * _DIGEST_SIZE)
             size = min(CHUNK_BYTES, self.identity.size - self.verified)
             if len(digest) < _DIGEST_SIZE or available - self.verified < size:
                 break
@@ -230,7 +230,7 @@ def is_map_name(name: str) -> bool:
 
 def read_header(descriptor: int) -> tuple[PartialFileKey, int] | None:
     """Return what the map belongs to and where its digests begin; None if it is not a map."""
-    line, end, _ = os.pread(descriptor, _MAX_HEADER_BYTES, 0).partition(b"\n")
+    line, end, _ = files.pread(descriptor, _MAX_HEADER_BYTES, 0).partition(b"\n")
     if not end:
         return None
     try:
@@ -250,7 +250,7 @@ def hash_range(descriptor: int, offset: int, size: int, also: Callable[[bytes], 
     chunk = hashlib.sha256()
     end = offset + size
     while offset < end:
-        piece = os.pread(descriptor, min(_READ_SIZE, end - offset), offset)
+        piece = files.pread(descriptor, min(_READ_SIZE, end - offset), offset)
         if not piece:
             break
         chunk.update(piece)
@@ -267,7 +267,7 @@ def _name_of(text: str, length: int) -> str:
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
-        written = os.pwrite(descriptor, view, offset)
+        written = files.pwrite(descriptor, view, offset)
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         view = view[written:]
@@ -301,7 +301,7 @@ def _open_locked(directory: int, name: str) -> int:
 
 def _unlink(directory: int, name: str) -> None:
     try:
-        os.unlink(name, dir_fd=directory)
+        files.unlink_at(name, dir_fd=directory)
     except FileNotFoundError:
         return
     except OSError as error:

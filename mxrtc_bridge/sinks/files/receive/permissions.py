@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import logging
 import os
 import secrets
@@ -31,6 +30,7 @@ from mxrtc_bridge import system
 from mxrtc_bridge.config.private_files import closing
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.system import files
 
 log = logging.getLogger(__name__)
 _SELDOM = RateLimitedLog(log)
@@ -96,7 +96,7 @@ class FilePermissions:
                 raise
         # File systems that have one mode for all (a USB stick, much of FUSE) refuse the call, whatever it says.
         if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-            os.fchmod(descriptor, mode)
+            files.fchmod(descriptor, mode)
 
 
 class Permissions:
@@ -122,10 +122,12 @@ class Permissions:
         Raises:
             OSError: as the kernel says.
         """
+        if not files.HAS_MODES:
+            return FilePermissions(_PRIVATE_FILE, files.effective_group(), as_made=True)
         listed = _attribute(directory, _DEFAULT_LIST) is not None
         inherits = bool(os.fstat(directory).st_mode & stat.S_ISGID)
         if not self._umask and not listed and not inherits and self._mode is None and self._group is None:
-            return FilePermissions(_PRIVATE_FILE, os.getegid(), as_made=True)
+            return FilePermissions(_PRIVATE_FILE, files.effective_group(), as_made=True)
         with closing(_nameless_file(directory, _ANY_FILE if self._mode is None else self._mode)) as probe:
             status, access_list = os.fstat(probe), _attribute(probe, _ACCESS_LIST)
         mode = stat.S_IMODE(status.st_mode)
@@ -139,17 +141,17 @@ class Permissions:
         Raises:
             OSError: as the kernel says.
         """
-        if self._umask:
-            os.mkdir(name, 0o777, dir_fd=above)
+        if self._umask or not files.HAS_MODES:
+            files.mkdir_at(name, 0o777, dir_fd=above)
             return
         if _attribute(above, _DEFAULT_LIST) is not None:
-            os.mkdir(name, 0o777 if self._mode is None else _enterable(self._mode), dir_fd=above)
+            files.mkdir_at(name, 0o777 if self._mode is None else _enterable(self._mode), dir_fd=above)
             self._adjust(above, name, None)
             return
         shared = self._group is not None or os.fstat(above).st_mode & stat.S_ISGID
         mode = _enterable(self._mode if self._mode is not None else _GROUP_READS if shared else _PRIVATE_FILE)
         # First for the owner alone: who must not enter never could.
-        os.mkdir(name, 0o700, dir_fd=above)
+        files.mkdir_at(name, 0o700, dir_fd=above)
         self._adjust(above, name, mode)
 
     def check(self, directory: int) -> None:
@@ -166,8 +168,9 @@ class Permissions:
             return
         with closing(_nameless_file(directory, _PRIVATE_FILE)) as probe:
             if not _give_to_group(probe, self._group):
+                name = files.group_name(self._group)
                 raise LocalError(
-                    f"files cannot be given to the group {_group_name(self._group)}: the user that the bridge runs as "
+                    f"files cannot be given to the group {name}: the user that the bridge runs as "
                     "is no member of it (usermod -aG GROUP USER), or the unit of the service does not allow it "
                     "(PrivateUsers=no and SystemCallFilter=@chown do); mend that and restart"
                 )
@@ -176,10 +179,10 @@ class Permissions:
         """Give a directory that was just made its group, and a mode that the umask has cut."""
         if mode == _enterable(_PRIVATE_FILE) and self._group is None:
             return
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        with closing(os.open(name, flags, dir_fd=above)) as descriptor:
+        flags = os.O_RDONLY | files.O_DIRECTORY | files.O_NOFOLLOW | files.O_CLOEXEC
+        with closing(files.open_at(name, flags, dir_fd=above)) as descriptor:
             status = os.fstat(descriptor)
-            if status.st_uid != os.geteuid():
+            if status.st_uid != files.effective_user():
                 return  # Somebody has put another one in its place.
             if self._group is not None and not _give_to_group(descriptor, self._group):
                 return  # It stays the owner's alone.
@@ -196,16 +199,9 @@ def group_id(name: str) -> int:
     if name.isascii() and name.isdigit():
         return int(name)
     try:
-        return grp.getgrnam(name).gr_gid
+        return files.group_number(name)
     except KeyError:
         raise LocalError(f"there is no group {name[:80]!a} on this machine") from None
-
-
-def _group_name(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
 
 
 def _give_to_group(descriptor: int, group: int) -> bool:
@@ -213,7 +209,7 @@ def _give_to_group(descriptor: int, group: int) -> bool:
     # Also a call that changes nothing may be forbidden.
     if os.fstat(descriptor).st_gid != group:
         try:
-            os.fchown(descriptor, -1, group)
+            files.fchown(descriptor, -1, group)
         except OSError as error:
             if error.errno not in _NOT_GIVEN:
                 raise
@@ -225,7 +221,7 @@ def _set_directory_mode(descriptor: int, mode: int) -> None:
     """Set it, and keep the setgid bit that the kernel has handed down."""
     inherited = os.fstat(descriptor).st_mode & stat.S_ISGID
     if not inherited:
-        os.fchmod(descriptor, mode)
+        files.fchmod(descriptor, mode)
         return
     try:
         # A list of the three classes alone is the mode, and leaves the bit as it is; RestrictSUIDSGID= of systemd
@@ -235,7 +231,7 @@ def _set_directory_mode(descriptor: int, mode: int) -> None:
         if error.errno not in _NO_LIST:
             raise
         try:
-            os.fchmod(descriptor, mode | inherited)
+            files.fchmod(descriptor, mode | inherited)
         except PermissionError:
             _SELDOM.warning("setgid", "a directory stays closed to its group: its mode could not be set with setgid")
             return
@@ -268,15 +264,15 @@ def _attribute(descriptor: int, name: str) -> bytes | None:
 
 
 def _nameless_file(directory: int, mode: int) -> int:
-    flags = os.O_WRONLY | os.O_CLOEXEC
+    flags = os.O_WRONLY | files.O_CLOEXEC
     try:
         if system.O_TMPFILE:
-            return os.open(".", flags | system.O_TMPFILE, mode, dir_fd=directory)
+            return files.open_at(".", flags | system.O_TMPFILE, mode, dir_fd=directory)
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
             raise
     name = f".mxrtc-{secrets.token_hex(16)}"
-    descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
+    descriptor = files.open_at(name, flags | os.O_CREAT | os.O_EXCL | files.O_NOFOLLOW, mode, dir_fd=directory)
     with contextlib.suppress(OSError):
-        os.unlink(name, dir_fd=directory)
+        files.unlink_at(name, dir_fd=directory)
     return descriptor

@@ -45,6 +45,7 @@ from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFi
 from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, is_ours
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, RootedDirectory
+from mxrtc_bridge.system import files
 
 log = logging.getLogger(__name__)
 _SELDOM = RateLimitedLog(log)
@@ -54,7 +55,7 @@ TEMPORARY_SUFFIX = ".tmp"
 _MAX_RENAMES = 100
 _MAX_COMPARED = 8
 """Files of a name and size that are read to find one that is there already: the other side may send many such."""
-_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LOOK = os.O_RDONLY | files.O_NOFOLLOW | files.O_NONBLOCK | files.O_CLOEXEC
 _MAX_MTIME_MS = 253_402_300_799_000
 """The end of the year 9999; what is beyond is a mistake, and some file systems wrap around."""
 
@@ -183,10 +184,10 @@ class Publisher:
 
     def _try_name(self, name: str) -> None:
         """Find out whether the file system takes a name, where nobody sees it."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | files.O_NOFOLLOW | files.O_CLOEXEC
         try:
-            os.close(os.open(on_disk(name), flags, FILE_MODE, dir_fd=self._partials))
-            os.unlink(on_disk(name), dir_fd=self._partials)
+            os.close(files.open_at(on_disk(name), flags, FILE_MODE, dir_fd=self._partials))
+            files.unlink_at(on_disk(name), dir_fd=self._partials)
         except FileExistsError:
             return  # It is the name of a partial file, and so the system does.
         except OSError as error:
@@ -195,7 +196,7 @@ class Publisher:
     def publish(self, batch: Sequence[Publication]) -> list[Published | FileError]:
         """Publish a batch; returns what became of each, in order."""
         items = [_Item(wanted) for wanted in batch]
-        self._single = len(items) <= MAX_SINGLE_SYNCS
+        self._single = len(items) <= MAX_SINGLE_SYNCS or not files.SYNCS_ALL
         try:
             for step in (self._write, self._place):
                 for item in _alive(items):
@@ -230,8 +231,8 @@ class Publisher:
 
     def _write_small(self, item: _Item, data: bytes) -> None:
         name = secrets.token_hex(16) + TEMPORARY_SUFFIX
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, FILE_MODE, dir_fd=self._partials)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | files.O_NOFOLLOW | files.O_CLOEXEC
+        descriptor = files.open_at(name, flags, FILE_MODE, dir_fd=self._partials)
         item.temporary, item.descriptor = name, descriptor
         if os.write(descriptor, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -243,7 +244,7 @@ class Publisher:
     def _mark(self, item: _Item) -> None:
         """Set the modification time, and keep what the file is known by."""
         mtime_ns = min(max(item.wanted.identity.mtime_ms, 0), _MAX_MTIME_MS) * 1_000_000
-        os.utime(item.descriptor, ns=(mtime_ns, mtime_ns))
+        files.set_modified(item.descriptor, mtime_ns)
         status = os.fstat(item.descriptor)
         item.inode, item.marks = status.st_ino, _marks_of(status)
 
@@ -267,11 +268,11 @@ class Publisher:
             candidate = name if number == 1 else free_name(name, number, self._naming.rules.max_bytes)
             place = on_disk(candidate)
             try:
-                status = os.stat(place, dir_fd=directory, follow_symlinks=False)
+                status = files.stat_at(place, dir_fd=directory)
                 # A pipe is not even opened: whoever waits at its other end would go on.
                 if not is_ours(status) or status.st_size != size:
                     continue
-                descriptor = os.open(place, _LOOK, dir_fd=directory)
+                descriptor = files.open_at(place, _LOOK, dir_fd=directory)
             except FileNotFoundError:
                 return
             except OSError:
@@ -327,7 +328,7 @@ class Publisher:
         for _ in range(_MAX_RENAMES):
             try:
                 if self._naming.existing is Existing.REPLACE:
-                    os.rename(item.temporary, on_disk(item.name), src_dir_fd=self._partials, dst_dir_fd=directory)
+                    files.rename_at(item.temporary, on_disk(item.name), src_dir_fd=self._partials, dst_dir_fd=directory)
                 else:
                     rename_new(self._partials, item.temporary, directory, item.name)
             except FileExistsError:
@@ -352,8 +353,8 @@ class Publisher:
         if item.descriptor >= 0:
             permissions.apply(item.descriptor)
         else:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with closing(os.open(item.temporary, flags, dir_fd=self._partials)) as descriptor:
+            flags = os.O_RDONLY | files.O_NOFOLLOW | files.O_CLOEXEC
+            with closing(files.open_at(item.temporary, flags, dir_fd=self._partials)) as descriptor:
                 permissions.apply(descriptor)
         item.opened_to_readers = True
 
@@ -363,7 +364,7 @@ class Publisher:
             return
         assert item.directory is not None
         try:
-            found = os.stat(on_disk(item.name), dir_fd=item.directory.descriptor, follow_symlinks=False)
+            found = files.stat_at(on_disk(item.name), dir_fd=item.directory.descriptor)
         except FileNotFoundError:
             raise FileError(FileCode.INTEGRITY, "somebody took the file away as soon as it had its name") from None
         # Not the inode alone: once a file is removed, the next one may be given its number.
@@ -377,17 +378,17 @@ class Publisher:
         changed = {item.directory.descriptor for item in items if item.renamed and item.directory is not None}
         above = {made[:-1] for item in items for made in item.made}
         try:
-            if len(changed) + len(above) > MAX_SINGLE_SYNCS:
+            if len(changed) + len(above) > MAX_SINGLE_SYNCS and files.SYNCS_ALL:
                 sync_file_system(self._root.descriptor)
                 return
             for descriptor in changed:
-                os.fsync(descriptor)
+                files.sync_directory(descriptor)
         except OSError as error:
             _fail_all(items, error)
         for parts in above:
             # What cannot be opened any more was taken away, with all that was in it.
             with contextlib.suppress(OSError), closing(self._root.open_directory(parts)) as descriptor:
-                os.fsync(descriptor)
+                files.sync_directory(descriptor)
 
     def _finish(self, item: _Item) -> Published | FileError:
         if item.failure is not None:
@@ -406,11 +407,11 @@ class Publisher:
                 os.close(item.descriptor)
             if item.wanted.partial is None and item.temporary and not item.renamed:
                 with contextlib.suppress(OSError):
-                    os.unlink(item.temporary, dir_fd=self._partials)
+                    files.unlink_at(item.temporary, dir_fd=self._partials)
             if item.wanted.partial is not None and item.opened_to_readers and not item.renamed:
                 # It goes on waiting in the state directory, where a file that others may write to is not trusted.
                 with contextlib.suppress(OSError):
-                    FilePermissions(FILE_MODE, os.getegid()).apply(item.descriptor)
+                    FilePermissions(FILE_MODE, files.effective_group()).apply(item.descriptor)
             if item.directory is not None and item.renamed:
                 self._taken.published(item.directory.descriptor)
         for item in items:

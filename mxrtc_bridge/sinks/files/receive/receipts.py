@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
-from mxrtc_bridge.system import sync_data
+from mxrtc_bridge.system import files, sync_data
 
 MAX_LINE_BYTES = 16 * 1024
 MAX_INDEXED = 200_000
@@ -64,7 +64,7 @@ class Receipt:
 
 def is_ours(status: os.stat_result) -> bool:
     """Whether a file may be one that we have published: what others own, or have another name for, they may change."""
-    return stat.S_ISREG(status.st_mode) and status.st_uid in (os.geteuid(), 0) and status.st_nlink == 1
+    return stat.S_ISREG(status.st_mode) and files.is_trusted_owner(status.st_uid) and status.st_nlink == 1
 
 
 _FIELDS = {
@@ -105,7 +105,7 @@ def read_receipts(descriptor: int) -> Iterator[tuple[int, Receipt]]:
     offset = position = 0
     rest = b""
     skipping = False
-    while block := os.pread(descriptor, _BLOCK, position):
+    while block := files.pread(descriptor, _BLOCK, position):
         position += len(block)
         lines = (rest + block).split(b"\n")
         rest = lines.pop()
@@ -142,8 +142,8 @@ class Receipts:
         self.descriptor = self._open(name)
         self._end = os.fstat(self.descriptor).st_size
         # A torn last line must not swallow the next one.
-        if self._end and os.pread(self.descriptor, 1, self._end - 1) != b"\n":
-            self._end += os.pwrite(self.descriptor, b"\n", self._end)
+        if self._end and files.pread(self.descriptor, 1, self._end - 1) != b"\n":
+            self._end += files.pwrite(self.descriptor, b"\n", self._end)
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield all receipts, oldest first, and index them."""
@@ -168,7 +168,7 @@ class Receipts:
         done = 0
         try:
             while done < len(data):
-                done += os.pwrite(self.descriptor, data[done:], offset + done)
+                done += files.pwrite(self.descriptor, data[done:], offset + done)
         except OSError:
             os.ftruncate(self.descriptor, offset)
             raise
@@ -186,7 +186,7 @@ class Receipts:
         offset = self._index.get(_index_key(identity.sender, identity.path, identity.version))
         if offset is None:
             return None
-        receipt = decode(os.pread(self.descriptor, MAX_LINE_BYTES, offset).partition(b"\n")[0])
+        receipt = decode(files.pread(self.descriptor, MAX_LINE_BYTES, offset).partition(b"\n")[0])
         return receipt if receipt is not None and receipt.is_of(identity) else None
 
     def knows(self, identity: PartialFileKey) -> bool:
@@ -213,10 +213,10 @@ class Receipts:
                 for receipt in kept:
                     self._remember(receipt, end)
                     lines += 1
-                    end += os.pwrite(descriptor, encode(receipt), end)
+                    end += files.pwrite(descriptor, encode(receipt), end)
                 os.fsync(descriptor)
-                os.rename(new_name, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-                os.fsync(self._directory)
+                files.rename_at(new_name, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                files.sync_directory(self._directory)
             except OSError:
                 self._index = old_index
                 raise

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -33,6 +32,7 @@ from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
 from mxrtc_bridge.sinks.files.receive.quota import Usage
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, is_ours, read_receipts
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
+from mxrtc_bridge.system import files
 
 _PARTIALS = "partial"
 _LEDGER = "ledger.jsonl"
@@ -118,8 +118,7 @@ class StateDirectory:
 
     def free_bytes(self) -> int:
         """Return what the file system has left for us."""
-        status = os.fstatvfs(self.root.descriptor)
-        return status.f_bavail * status.f_frsize
+        return files.free_bytes(self.root.descriptor) or 0
 
     def received_before(self, identity: PartialFileKey) -> Receipt | None:
         """Return the receipt of this very version, if its file is still there."""
@@ -140,7 +139,7 @@ class StateDirectory:
         """Remove a partial file that nobody works on."""
         for name in (identity.part_name, identity.map_name):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self.partials)
+                files.unlink_at(name, dir_fd=self.partials)
 
     def read_ledger(self) -> dict[str, Usage]:
         """Learn what was received before; returns what each sender has here at most: all that ever came.
@@ -213,19 +212,22 @@ class StateDirectory:
         Args:
             tidy: remove all that was kept beside the files, unless there are partial files or other processes.
         """
-        if tidy and self._lock >= 0 and take_lock(self._lock) and not _names(self.partials):
-            for name in (_LEDGER, _LOCK):
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=self._state)
-            with contextlib.suppress(OSError):
-                os.rmdir(_PARTIALS, dir_fd=self._state)
-                os.rmdir(STATE_DIRECTORY, dir_fd=self.root.descriptor)
+        tidy = tidy and self._lock >= 0 and take_lock(self._lock) and not _names(self.partials)
         if self._ledger is not None:
             self._ledger.close()
-        for descriptor in (self._lock, self.partials, self._state):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._lock = self.partials = self._state = -1
+        # In this order: not every system removes a directory that is open.
+        self.partials = _closed(self.partials)
+        if tidy:
+            for name in (_LEDGER, _LOCK):
+                with contextlib.suppress(OSError):
+                    files.unlink_at(name, dir_fd=self._state)
+            with contextlib.suppress(OSError):
+                files.rmdir_at(_PARTIALS, dir_fd=self._state)
+        self._state = _closed(self._state)
+        if tidy:
+            with contextlib.suppress(OSError):
+                files.rmdir_at(STATE_DIRECTORY, dir_fd=self.root.descriptor)
+        self._lock = _closed(self._lock)
         self.root.close()
 
     def _open_state(self) -> None:
@@ -246,12 +248,12 @@ class StateDirectory:
         if take_lock(self._lock):
             self._remove_leftovers()
         if not self._exclusive:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            files.lock(self._lock, shared=True, wait=True)
 
     def _take_lock(self) -> None:
         self._lock = open_private_file(self._state, _LOCK, os.O_RDWR | os.O_CREAT, self._where(_LOCK))
         if not self._exclusive:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            files.lock(self._lock, shared=True, wait=True)
         elif not take_lock(self._lock):
             raise LocalError(f"another process receives into {_shown(self._path)}; a drop box belongs to one bridge")
 
@@ -271,16 +273,16 @@ class StateDirectory:
             wanted |= {kept.identity.part_name, kept.identity.map_name}
         for name in _names(self.partials) - wanted:
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                os.unlink(name, dir_fd=self.partials)
+                files.unlink_at(name, dir_fd=self.partials)
 
     def _kept(self, map_name: str) -> KeptPartial | None:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDONLY | files.O_NOFOLLOW | files.O_CLOEXEC
         try:
-            with closing(os.open(map_name, flags, dir_fd=self.partials)) as descriptor:
+            with closing(files.open_at(map_name, flags, dir_fd=self.partials)) as descriptor:
                 known = read_header(descriptor)
             if known is None or known[0].map_name != map_name:
                 return None
-            status = os.stat(known[0].part_name, dir_fd=self.partials, follow_symlinks=False)
+            status = files.stat_at(known[0].part_name, dir_fd=self.partials)
         except OSError:
             return None
         # Two names: it was published by a link, and the crash came before its first name was removed.
@@ -294,7 +296,7 @@ class StateDirectory:
         except OSError:
             return
         below: list[str] = []
-        with closing(descriptor), os.scandir(descriptor) as entries:
+        with closing(descriptor), files.scan(descriptor) as entries:
             for entry in entries:
                 self._go_on()
                 if not parts and entry.name == STATE_DIRECTORY:
@@ -318,8 +320,13 @@ class StateDirectory:
 
 
 def _names(directory: int) -> set[str]:
-    with os.scandir(directory) as entries:
-        return {entry.name for entry in entries}
+    return set(files.names_in(directory))
+
+
+def _closed(descriptor: int) -> int:
+    if descriptor >= 0:
+        os.close(descriptor)
+    return -1
 
 
 def _shown(path: Path) -> str:

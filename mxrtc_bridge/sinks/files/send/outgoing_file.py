@@ -24,6 +24,7 @@ from functools import partial
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.sinks.files.receive.partial_file import hash_range
 from mxrtc_bridge.sinks.files.threads import FileThreads
+from mxrtc_bridge.system import files
 
 MAX_READ_BYTES = 1024 * 1024
 _HASH_BYTES = 64 * MAX_READ_BYTES
@@ -127,7 +128,7 @@ class OutgoingFile:
         if self._descriptor < 0:
             raise FileError(FileCode.INTERRUPTED, "the file was closed")
         # Before the attributes are asked: what grows between the two questions has grown, and does not lie.
-        beyond = os.pread(self._descriptor, 1, self.size) if self.at_end else b""
+        beyond = files.pread(self._descriptor, 1, self.size) if self.at_end else b""
         status = os.fstat(self._descriptor)
         if beyond and status.st_size <= self.size:
             raise FileError(
@@ -185,7 +186,7 @@ class OutgoingFile:
         self._chunk_digest = ""
         got = 0
         while got < wanted:
-            piece = os.pread(self._descriptor, wanted - got, self.offset + got)
+            piece = files.pread(self._descriptor, wanted - got, self.offset + got)
             if not piece:
                 break
             self._hash.update(piece)

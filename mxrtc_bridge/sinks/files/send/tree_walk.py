@@ -28,6 +28,7 @@ from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
 from mxrtc_bridge.sinks.files.send.outgoing_file import inode_of, version_of
 from mxrtc_bridge.sinks.files.threads import FileThreads
+from mxrtc_bridge.system import files
 
 MAX_NAMES = 200_000
 """That a walk holds at a time."""
@@ -160,7 +161,7 @@ class TreeWalk:
     def _list(self, level: _Level) -> Iterator[str]:
         tree = level.tree
         counted = tree.selection.below(level.place, self._unknown_name).selected
-        with closing(tree.root.open_directory(level.parts)) as descriptor, os.scandir(descriptor) as entries:
+        with closing(tree.root.open_directory(level.parts)) as descriptor, files.scan(descriptor) as entries:
             names = (from_disk(entry.name) for entry in entries)
             shown = (name for name in names if self._is_shown(tree, name, counted=counted))
             # One more than the limit, so that reaching it can be told from passing it.

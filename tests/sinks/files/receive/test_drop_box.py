@@ -62,6 +62,7 @@ async def refusal(awaitable: object) -> FileError:
     return caught.value
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_file_arrives_as_it_was(tmp_path: Path, size: int) -> None:
     """Bytes, modification time and mode, and nothing is left beside it."""

@@ -86,6 +86,7 @@ async def test_a_name_that_somebody_takes_in_the_last_moment_is_not_overwritten(
     assert list(files_in(tmp_path).values()) == [b"theirs", b"theirs", b"theirs", b"mine"]
 
 
+@pytest.mark.posix
 @pytest.mark.usefixtures("both_ways")
 async def test_a_directory_that_is_swapped_for_a_link_leads_nowhere(tmp_path: Path) -> None:
     """A race: another thread swaps the directory for a link to the outside and back, as fast as it can.

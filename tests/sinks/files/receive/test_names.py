@@ -214,6 +214,7 @@ async def test_fetching_puts_hidden_files_only_below_what_was_asked_for(
     assert list(files_in(tmp_path)) == [path] * there
 
 
+@pytest.mark.posix
 async def test_fetching_keeps_names_and_makes_only_the_dangerous_ones_safe(tmp_path: Path) -> None:
     destination = UserDestination(tmp_path)
     await destination.open()

@@ -68,6 +68,7 @@ def mode_of(path: Path) -> str:
     return permissions_of(path)[0]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0o000, 0o027])
 @pytest.mark.parametrize("size", SIZES)
 async def test_what_is_fetched_has_what_the_umask_leaves(tmp_path: Path, mask: int, size: int) -> None:
@@ -116,6 +117,7 @@ async def test_what_is_fetched_has_what_any_program_would_give_it_there(tmp_path
             assert permissions_of(place / "got" / f"by-us{number}") == permissions_of(place / "made" / "by-kernel")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 async def test_what_arrives_in_a_box_is_the_owners_alone_unless_somebody_says_otherwise(
     tmp_path: Path, mask: int
@@ -128,6 +130,7 @@ async def test_what_arrives_in_a_box_is_the_owners_alone_unless_somebody_says_ot
 
 @pytest.mark.parametrize("size", SIZES)
 @needs_root
+@pytest.mark.posix
 async def test_the_group_of_a_box_with_setgid_may_read_what_arrives(tmp_path: Path, size: int) -> None:
     box_path = tmp_path / "box"
     box_path.mkdir()
@@ -164,6 +167,7 @@ def read(path: Path, size: int) -> None:
     assert path.stat().st_size == len(path.read_bytes()) == size
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("mode", "file", "directory"),
     [(0o600, "0600", "0700"), (0o640, "0640", "0750"), (0o664, "0664", "0775"), (0o660, "0660", "0770")],
@@ -178,6 +182,7 @@ async def test_mode_counts_whatever_the_umask(tmp_path: Path, mode: int, file: s
 
 
 @needs_root
+@pytest.mark.posix
 async def test_group_gets_what_arrives_and_may_read_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "box", group=str(OTHER_GROUP)) as box:
         await send(box, "a/file", b"x")
@@ -255,6 +260,7 @@ def test_setgid_counts_also_where_a_service_may_not_set_it(users: bool) -> None:
 
 
 @needs_confinement
+@pytest.mark.posix
 @pytest.mark.parametrize("users", [False, True])
 def test_the_commands_of_the_page_give_an_inbox_that_is_in_use_to_a_group(users: bool) -> None:
     page = Path(__file__).parents[4] / "docs/how-to/files.md"
@@ -312,6 +318,7 @@ def test_a_group_that_a_service_may_not_give_is_said_when_the_box_is_opened(user
 
 
 @needs_root
+@pytest.mark.posix
 def test_a_directory_that_cannot_keep_its_setgid_bit_is_told_in_the_log() -> None:
     """The kernel takes the bit where we are no member of the group; the group may read no file below then."""
 
@@ -347,6 +354,7 @@ async def test_what_is_fetched_for_standard_output_is_private(tmp_path: Path) ->
     assert mode_of(tmp_path / "file") == "0600"
 
 
+@pytest.mark.posix
 async def test_replacing_a_file_gives_it_what_the_umask_leaves(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "file").chmod(0o600)
@@ -376,6 +384,7 @@ async def test_nobody_else_can_open_a_file_before_it_has_its_name(tmp_path: Path
             assert {mode_of(path) for path in partials.iterdir()} == {"0600"}
 
 
+@pytest.mark.posix
 async def test_a_file_system_without_nameless_files_is_asked_by_one_that_is_gone_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
