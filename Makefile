@@ -67,7 +67,7 @@ BY_FILE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py tests/rtc/test_turn_faults.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 
-# What a user runs, once more without what only Linux has: mxrtc_bridge/system.py.
+# What a user runs, once more without what only Linux has: mxrtc_bridge/system. In tests/system also as on Windows.
 USER_SIDE := tests/client tests/cli/client tests/sinks tests/rtc tests/engine
 
 # On a slow machine a test can be late because of what is beside it. Files in which something has failed are run once more,
@@ -86,6 +86,7 @@ ifeq ($(strip $(PYTEST_ARGS)),)
 	$(call run,MXRTC_FAST_TESTS=1 $(MEASURE) $(IN_PROCESS),$(SIDE_BY_SIDE))
 	$(call run,MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS),$(SIDE_BY_SIDE))
 	$(call run,MXRTC_PORTABLE=1 MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not linux",$(FORKS) $(USER_SIDE))
+	$(call run,MXRTC_PORTABLE=windows MXRTC_FAST_TESTS=1 $(BIN)/pytest -m "not real and not alone and not linux and not posix",$(FORKS) tests/sinks)
 	$(call run,$(MEASURE) $(REAL),$(BY_FILE) $(MEASURED))
 	$(call run,$(BIN)/pytest $(REAL),$(BY_FILE) $(MEASURED:%=--ignore=%))
 	$(call run,$(BIN)/pytest -m alone)
