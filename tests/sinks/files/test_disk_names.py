@@ -46,6 +46,7 @@ asyncio.run(main(Path(sys.argv[1]) / "mine"))
 """
 
 
+@pytest.mark.posix  # where Windows looks, what shows nothing is made visible
 @pytest.mark.programs
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_a_process_in_another_locale_gives_and_takes_the_same_names(tmp_path: Path, size: int) -> None:
