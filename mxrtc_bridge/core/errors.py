@@ -36,8 +36,9 @@
     │       └── UnwrittenError   ... or it is, but was not written down
     ├── ChainError               a line of the audit is not what the lines before it say
     └── ClientError              why a command of ``mxrtc`` ends, with its exit code
-        └── NoDeviceError        ... as a peer cannot be called by its device
-            └── NoOwnDeviceError ... as ours cannot be used
+        ├── NoDeviceError        ... as a peer cannot be called by its device
+        │   └── NoOwnDeviceError ... as ours cannot be used
+        └── HolderGoneError      ... as the command that holds the account is gone, and another one can be asked
 
 ``str(error)`` is a complete sentence for a person; no caller needs the traceback to understand it.
 """
