@@ -31,6 +31,9 @@ def file_bytes(size: int = FILE_BYTES) -> bytes:
     return hashlib.shake_256(b"mxrtc-bridge demonstration").digest(size)
 
 
+_BLOCK_BYTES = 256 * 1024
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers GET for two paths."""
 
@@ -51,7 +54,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        # In blocks: the timeout is for all that one call writes.
+        for start in range(0, len(body), _BLOCK_BYTES):
+            self.wfile.write(body[start : start + _BLOCK_BYTES])
 
 
 def make_server(file: bytes) -> http.server.ThreadingHTTPServer:

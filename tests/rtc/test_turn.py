@@ -358,10 +358,10 @@ async def test_relayed_address_that_the_path_does_not_use_is_given_back(tmp_path
     """A server gives each user so many; a session of days must not keep one that it has no use for."""
     async with running_coturn(tmp_path, "--user-quota=1") as coturn:
         (server,) = coturn.plan("tcp").turn
-        settings = {"consent_interval_s": 0.1, "spare_relay_s": 0.3}
+        settings = {"consent_interval_s": 0.1, "spare_relay_s": 0.8}
         async with Pair(make_peer(plan=coturn.plan("tcp"), policy=policy, **settings)) as pair:
             ours, theirs = await pair.open()
-            until = asyncio.get_running_loop().time() + 1.0
+            until = asyncio.get_running_loop().time() + 2.0
             assert await outcome(server) is ServerOutcome.QUOTA
             if policy is IcePolicy.ALL:
                 async with asyncio.timeout(5.0):
