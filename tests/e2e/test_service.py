@@ -91,6 +91,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
         homeserver = await stack.enter_async_context(FakeHomeserver(folder / "mxrtc"))
         made = Service(folder, homeserver, manager, stack)
         made.configure()
+        (folder / "mxrtc/bridge.db").unlink()  # the service makes its own
         os.chown(folder / "mxrtc", OTHER_UID, OTHER_UID)
         yield made
         asyncio.get_running_loop().remove_reader(manager.fileno())
