@@ -85,7 +85,6 @@ def make_user_and_folder(program: Path, folder: Path = OF_THE_SERVICE.parent) ->
     except FileExistsError:
         status = folder.lstat()
         is_folder = stat.S_ISDIR(status.st_mode)
-        is_folder = stat.S_ISDIR(status.st_mode)
         # One of root's that is empty is where this was cut off.
         if not is_folder or not (status.st_uid == entry.pw_uid or (status.st_uid == 0 and not any(folder.iterdir()))):
             raise LocalError(
